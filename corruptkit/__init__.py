@@ -1,0 +1,73 @@
+"""Exact, deterministic, provable corruption of the labels and captions of image data sets."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from corruptkit.corruptions import Flip, Swap
+    from corruptkit.dataset import Dataset, open_dataset
+    from corruptkit.diff import Difference, diff
+    from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
+    from corruptkit.index import Index
+    from corruptkit.manifest import Manifest, read_manifest
+    from corruptkit.plan import Plan, make_plan
+    from corruptkit.recipe import Recipe, load_recipe
+    from corruptkit.restore import restore
+    from corruptkit.verify import Verification, verify
+    from corruptkit.write import write_variant
+
+# Where each public name lives; a name is imported when it is first used, so that `import corruptkit` costs nothing.
+_HOMES = {
+    "corruptions": ("Flip", "Swap"),
+    "dataset": ("Dataset", "open_dataset"),
+    "diff": ("Difference", "diff"),
+    "errors": ("CatalogError", "ConflictError", "CorruptkitError", "DatasetError", "IntegrityError", "Problem"),
+    "index": ("Index",),
+    "manifest": ("Manifest", "read_manifest"),
+    "plan": ("Plan", "make_plan"),
+    "recipe": ("Recipe", "load_recipe"),
+    "restore": ("restore",),
+    "verify": ("Verification", "verify"),
+    "write": ("write_variant",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CatalogError",
+    "ConflictError",
+    "CorruptkitError",
+    "Dataset",
+    "DatasetError",
+    "Difference",
+    "Flip",
+    "Index",
+    "IntegrityError",
+    "Manifest",
+    "Plan",
+    "Problem",
+    "Recipe",
+    "Swap",
+    "Verification",
+    "diff",
+    "load_recipe",
+    "make_plan",
+    "open_dataset",
+    "read_manifest",
+    "restore",
+    "verify",
+    "write_variant",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'corruptkit' has no attribute '{name}'")
+    value = getattr(import_module(f"corruptkit.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,169 @@
+"""The command line: each command translates its words into one library call and prints what that gives."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from corruptkit.errors import CatalogError, CorruptkitError, Problem
+
+_EXAMPLES = """examples:
+  corruptkit make --dataset openmoji --swap 0.05
+  corruptkit make --source /data/imagenet --flip 0.025,0.05 --mode prior --format overlay
+  corruptkit verify openmoji-swap-0.05-s0
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CatalogError(Problem(self.prog, message, do=f"see {self.prog} --help"))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    parser = _Parser(
+        prog="corruptkit",
+        description="Make corrupted variants of image data sets: exact, seed-tracked, verified.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    _add_make(commands)
+    _add_readers(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def _add_make(commands: Any) -> None:
+    for name, text in (
+        ("make", "write a corrupted variant: shards or an overlay, with a manifest"),
+        ("plan", "decide every edit and write the plan alone"),
+    ):
+        parser = _add_command(commands, name, text)
+        source = parser.add_argument_group("what to corrupt").add_mutually_exclusive_group()
+        source.add_argument("--dataset", metavar="NAME", help="a data set of the catalog: $CORRUPTKIT_DATA/NAME, ./data/NAME, else fetched if free")
+        source.add_argument("--source", metavar="PATH", help="a folder of WebDataset shards, one shard, a 'DIR/*.tar' pattern, or a variant")
+        what = parser.add_argument_group("how to corrupt it")
+        kind = what.add_mutually_exclusive_group()
+        kind.add_argument("--flip", metavar="R", help="share of labels to change, 0 to 1; several with commas, one variant each")
+        kind.add_argument("--swap", metavar="R", help="share of captions to exchange, 0 to 1; several with commas")
+        kind.add_argument("--recipe", metavar="FILE", help="a recipe in TOML: a seed and a chain of corruptions")
+        kind.add_argument("--variant", metavar="NAME", help="a variant of the catalog, such as openmoji/swap-0.05-s0")
+        what.add_argument("--mode", metavar="M", help="flip: uniform (default), prior, within, pair, matrix, redraw")
+        what.add_argument("--groups", metavar="FILE", help="groups of classes for --mode within (JSON)")
+        what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON or CSV)")
+        what.add_argument("--of", choices=("all", "eligible"), help="what the ratio is a share of (default: all rows)")
+        what.add_argument("--seed", metavar="S", help="non-negative integer (default 0); several with commas")
+        what.add_argument("--strict", action="store_true", help="fail where fewer rows can change than the ratio asks for")
+        _add_source_flags(parser)
+        where = parser.add_argument_group("what to write")
+        if name == "make":
+            where.add_argument("--format", choices=("webdataset", "overlay"), help="default: the source's own")
+        where.add_argument("--out", metavar="DIR", help="default: ./SOURCE-KIND[-MODE]-RATIO-sSEED; with several variants, the folder of them all")
+        where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+        where.add_argument("--catalog", metavar="DIR", help="another catalog than the one that ships ($CORRUPTKIT_CATALOG)")
+
+
+def _add_source_flags(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how to read the source")
+    how.add_argument("--split", metavar="NAME", help="default: train, or the only one")
+    how.add_argument("--classes", type=_count, metavar="K", help="number of classes (default: the catalog's, else the largest label + 1)")
+    how.add_argument("--key", metavar="RULE", help="sample (default), stem, shard/key, ordinal, regex:R, json:FIELD")
+    how.add_argument("--label-column", metavar="C", default="", help="member suffix or .json field that holds the label (default: cls, label)")
+    how.add_argument("--caption-column", metavar="C", default="", help="the same for the caption (default: txt, caption)")
+
+
+def _add_readers(commands: Any) -> None:
+    parser = _add_command(commands, "verify", "check a variant's bytes, conditions and plan")
+    parser.add_argument("path", metavar="DIR")
+    parser.add_argument("--source", metavar="PATH", help="the source: plan again from it and compare")
+    parser.add_argument("--deep", action="store_true", help="compare every byte of the shards with the source (needs --source)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    parser = _add_command(commands, "restore", "write a variant's source back, byte for byte")
+    parser.add_argument("path", metavar="DIR")
+    parser.add_argument("--out", metavar="DIR", required=True)
+    parser.add_argument("--source", metavar="PATH", help="where an overlay's source lies, if not where it was")
+    parser = _add_command(commands, "diff", "compare two sources or variants row by row")
+    parser.add_argument("first", metavar="A")
+    parser.add_argument("second", metavar="B")
+    parser.add_argument("--limit", type=_count, metavar="N", default=20, help="differences to print (default 20)")
+    parser = _add_command(commands, "show", "print what a variant is and what was done to it")
+    parser.add_argument("path", metavar="DIR")
+    parser.add_argument("--edits", type=_count, metavar="N", default=0, help="also print N edits, old and new, in the order of their rank")
+    parser = _add_command(commands, "index", "index a source, and print what it holds")
+    parser.add_argument("source", metavar="PATH")
+    parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    _add_source_flags(parser)
+    parser = _add_command(commands, "list", "list what there is: sources, variants or kinds")
+    parser.add_argument("what", choices=("sources", "variants", "kinds"))
+    parser.add_argument("--catalog", metavar="DIR")
+    parser = _add_command(commands, "fetch", "get a data set that is free to have")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--out", metavar="DIR", help="default: $CORRUPTKIT_DATA/NAME, else ./data/NAME")
+    parser.add_argument("--catalog", metavar="DIR")
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0 done, 1 the answer is no, 2 a user's error, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    command = next((word for word in words if not word.startswith("-")), "")
+    try:
+        return _run(words)
+    except CorruptkitError as error:
+        return _report(command, error, as_json)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has left; Python would complain about it at exit
+        return 141
+
+
+def _run(words: list[str]) -> int:
+    parser = build_parser()
+    args = parser.parse_args(words)
+    if args.version:
+        from importlib.metadata import version
+
+        print(f"corruptkit {version('corruptkit')}")
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0
+    from corruptkit.commands import COMMANDS
+
+    outcome = COMMANDS[args.command](args)
+    if args.json:
+        print(json.dumps({"command": args.command, "variants": [], "problems": []} | outcome.data, ensure_ascii=False))
+    else:
+        print("\n".join(outcome.lines))
+    sys.stdout.flush()
+    return outcome.status
+
+
+def _report(command: str, error: CorruptkitError, as_json: bool) -> int:
+    if as_json:
+        problems = [problem.as_json() for problem in error.problems]
+        print(json.dumps({"command": command, "variants": [], "problems": problems}, ensure_ascii=False))
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return 2

@@ -1,0 +1,302 @@
+"""What each command of the command line does: from parsed words to one library call, from its result to lines and JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from corruptkit.catalog import Catalog, Source, load_catalog
+from corruptkit.corruptions import KINDS
+from corruptkit.dataset import Dataset, Watch, open_dataset
+from corruptkit.diff import diff
+from corruptkit.errors import CatalogError, DatasetError, Problem, escape_text
+from corruptkit.fetching import fetch
+from corruptkit.files import open_atomic
+from corruptkit.formats.overlay import read_edits, write_edits
+from corruptkit.index import Index
+from corruptkit.manifest import FOLDER, CountRecord, Manifest, command_line, read_manifest
+from corruptkit.plan import Plan, make_plan
+from corruptkit.recipe import Recipe, load_recipe, parse_recipe
+from corruptkit.restore import restore
+from corruptkit.verify import verify
+from corruptkit.write import write_variant
+
+_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command prints, for people and for programs, and its exit status."""
+
+    lines: list[str]
+    data: dict[str, Any] = field(default_factory=dict)
+    status: int = 0
+
+
+def _watch(label: str) -> Watch:
+    """A progress bar on standard error, where that is a terminal."""
+
+    def show(items: Iterator[Any], total: int) -> Iterator[Any]:
+        return iter(tqdm(items, total=total, desc=label, unit="shard", disable=None, file=sys.stderr, leave=False))
+
+    return show
+
+
+def _workers(args: Namespace) -> int:
+    return args.workers or len(os.sched_getaffinity(0))
+
+
+def make_variants(args: Namespace) -> Outcome:
+    catalog, dataset, recipes = _read_request(args)
+    index = dataset.index(workers=_workers(args), watch=_watch("index"))
+    lines, variants = [], []
+    for name, recipe in recipes:
+        plan = make_plan(recipe, index, strict=args.strict)
+        _warn(plan, dataset)
+        form = args.format or (dataset.manifest.circumstance.format if dataset.manifest else "webdataset")
+        out = _target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes))
+        manifest = write_variant(
+            dataset, plan, out, form, workers=_workers(args), watch=_watch("write"), command=command_line(), catalog_digest=catalog.digest
+        )
+        variants.append({"variant_id": plan.variant_id, "path": str(out), "format": form, "counts": manifest.counts.model_dump(mode="json")})
+        lines += [f"{out}  ({form}, variant_id {plan.variant_id})", f"  {_count_line(manifest.counts)}"]
+    lines.append(f"check it: corruptkit verify {variants[-1]['path']}")
+    return Outcome(lines, {"variants": variants})
+
+
+def plan_variants(args: Namespace) -> Outcome:
+    _, dataset, recipes = _read_request(args)
+    index = dataset.index(workers=_workers(args), watch=_watch("index"))
+    lines, variants = [], []
+    for name, recipe in recipes:
+        plan = make_plan(recipe, index, strict=args.strict)
+        _warn(plan, dataset)
+        out = _target(args, f"{name}.plan.parquet", len(recipes))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open_atomic(out, out.parent) as file:
+            write_edits(plan.edits, file)
+        counts = plan.counts()
+        variants.append({"variant_id": plan.variant_id, "path": str(out), "format": "plan", "counts": counts.model_dump(mode="json")})
+        lines += [f"{out}  (variant_id {plan.variant_id})", f"  {_count_line(counts)}"]
+    return Outcome(lines, {"variants": variants})
+
+
+def _count_line(counts: CountRecord) -> str:
+    stages = ", ".join(f"{stage.kind} {stage.edits:,} of {stage.eligible:,} eligible" for stage in counts.stages)
+    return f"{counts.changed:,} of {counts.rows:,} rows changed, effective ratio {counts.effective_ratio} ({stages})"
+
+
+def _target(args: Namespace, name: str, count: int) -> Path:
+    if args.out is None:
+        return Path(name)
+    return Path(args.out) / name if count > 1 else Path(args.out)
+
+
+def _warn(plan: Plan, dataset: Dataset) -> None:
+    for problem in plan.shortfalls:
+        print(f"warning: {problem}", file=sys.stderr)
+    keys = dataset.index().column("key")
+    if "label" in plan.composed["field"].unique().to_pylist() and len(keys) and _names_class(keys[0].as_py()):
+        found = f"the key '{keys[0].as_py()}' begins with a WordNet id, which tells the true class to whoever reads names"
+        print(f"warning: {Problem(str(dataset.path), found)}", file=sys.stderr)
+
+
+def _names_class(key: str) -> bool:
+    stem = key.rpartition("/")[2]
+    return len(stem) > 9 and stem[0] == "n" and stem[1:9].isdigit()
+
+
+def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
+    """The data set and the recipes, each with its name, that the words ask for."""
+    catalog = load_catalog(Path(args.catalog) if args.catalog else None)
+    if args.variant is not None:
+        entry = catalog.variant(args.variant)
+        _refuse_flags(args, "--variant", ("mode", "groups", "matrix", "of", "seed"))
+        args.dataset = args.dataset or (None if args.source else entry.source)
+        recipe = entry.recipe()
+        return catalog, _open_request(args, catalog), [(args.variant.replace("/", "-"), recipe)]
+    if args.recipe is not None:
+        _refuse_flags(args, "--recipe", ("mode", "groups", "matrix", "of", "seed"))
+        recipe = load_recipe(Path(args.recipe))
+        return catalog, _open_request(args, catalog), [(Path(args.recipe).stem, recipe)]
+    chains = _read_chains(args)
+    dataset = _open_request(args, catalog)
+    return catalog, dataset, [(f"{dataset.name}-{name}", recipe) for name, recipe in chains]
+
+
+def _refuse_flags(args: Namespace, owner: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(args, name) is not None:
+            raise CatalogError(Problem(f"--{name}", f"it stands beside {owner}, which says it already", do=f"leave out --{name}"))
+
+
+def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
+    kind = "flip" if args.flip is not None else "swap"
+    ratios = args.flip if args.flip is not None else args.swap
+    if ratios is None:
+        raise CatalogError(Problem("corruptkit make", "nothing says how to corrupt", do="give --flip R, --swap R, --recipe FILE or --variant NAME"))
+    given = {name: getattr(args, name) for name in ("mode", "groups", "matrix", "of") if getattr(args, name) is not None}
+    found = []
+    for ratio, seed in product(ratios.split(","), (args.seed or "0").split(",")):
+        stage = {"kind": kind, "ratio": ratio.strip(), **given}
+        recipe = parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path())
+        corruption = recipe.chain[0]
+        mode = "" if corruption.mode == KINDS[kind].model_fields["mode"].default else f"-{corruption.mode}"
+        found.append((f"{kind}{mode}-{corruption.ratio}-s{recipe.seed}", recipe))
+    return found
+
+
+def _open_request(args: Namespace, catalog: Catalog) -> Dataset:
+    flags = {"split": args.split, "label_column": args.label_column, "caption_column": args.caption_column}
+    if args.dataset is None:
+        if args.source is None:
+            raise CatalogError(Problem("corruptkit make", "nothing says what to corrupt", do="give --dataset NAME or --source PATH"))
+        return open_dataset(args.source, key=args.key, classes=args.classes, **flags)
+    entry = catalog.source(args.dataset)
+    classes = entry.classes if args.classes is None else args.classes
+    return open_dataset(_find_source(entry), name=entry.name, key=args.key or entry.key_rule, classes=classes, **flags)
+
+
+def _find_source(entry: Source) -> Path:
+    """Where a data set of the catalog lies; one that is free to have is fetched."""
+    home = _default_home(entry.name)
+    for place in (home, Path("data") / entry.name):
+        if (place / FOLDER / "fetched.json").exists() if not entry.needs_consent else place.is_dir():
+            return place
+    if entry.needs_consent or not entry.fetch:
+        raise DatasetError(Problem(str(home), f"{entry.name} is not there", f"the data set ({entry.terms})", f"get it with: {entry.get}"))
+    print(f"{entry.name} is not at {home}: fetching it ({entry.license}; {entry.attribution})", file=sys.stderr)
+    return fetch(entry.fetch, home, progress=True)
+
+
+def _default_home(name: str) -> Path:
+    return Path(os.environ.get("CORRUPTKIT_DATA") or "data") / name
+
+
+def verify_variant(args: Namespace) -> Outcome:
+    found = verify(args.path, source=args.source, deep=args.deep, workers=_workers(args), watch=_watch("verify"))
+    lines = [f"ok: {check}" for check in found.checks] + [f"problem: {problem}" for problem in found.problems]
+    lines.append(f"{args.path}: {'NOT verified' if found.problems else f'verified, variant_id {found.manifest and found.manifest.variant_id}'}")
+    data = {"verified": not found.problems, "checks": list(found.checks), "problems": [problem.as_json() for problem in found.problems]}
+    return Outcome(lines, data | {"variants": _variants(args.path, found.manifest)}, 1 if found.problems else 0)
+
+
+def _variants(path: str, manifest: Manifest | None) -> list[dict[str, Any]]:
+    if manifest is None:
+        return []
+    counts = manifest.counts.model_dump(mode="json")
+    return [{"variant_id": manifest.variant_id, "path": path, "format": manifest.circumstance.format, "counts": counts}]
+
+
+def restore_source(args: Namespace) -> Outcome:
+    manifest = read_manifest(Path(args.path))
+    out = restore(args.path, args.out, source=args.source)
+    return Outcome([f"{out}: the source of {args.path}, byte for byte"], {"path": str(out), "variants": _variants(args.path, manifest)})
+
+
+def diff_datasets(args: Namespace) -> Outcome:
+    found = diff(args.first, args.second)
+    lines = [f"{name}: {escape_text(f'{a!r:.60}')} | {escape_text(f'{b!r:.60}')}" for name, a, b in found.identity]
+    lines += [f"{key}: only in {place}" for place, keys in ((args.first, found.only_first), (args.second, found.only_second)) for key in keys]
+    lines += [escape_text(f"{key}: {name} {a!r} | {b!r}") for key, name, a, b in found.changed]
+    count = len(found.only_first) + len(found.only_second) + len(found.changed)
+    shown = lines[: args.limit] + ([f"... {len(lines) - args.limit:,} more (--limit)"] if len(lines) > args.limit else [])
+    shown.append(f"{count:,} conditions differ" if count else "no condition differs")
+    data = {
+        "identity": [list(row) for row in found.identity],
+        "only_first": list(found.only_first),
+        "only_second": list(found.only_second),
+        "changed": [dict(zip(("key", "field", "first", "second"), row, strict=True)) for row in found.changed],
+    }
+    return Outcome(shown, data, 1 if count else 0)
+
+
+def show_variant(args: Namespace) -> Outcome:
+    place = Path(args.path)
+    manifest = read_manifest(place)
+    source, made = manifest.identity["source"], manifest.circumstance
+    lines = [
+        f"{args.path}: {made.format}, variant_id {manifest.variant_id}",
+        f"  source    {manifest.source.name}, split {source['split']}, {source['rows']:,} rows, K = {source['classes']}, {manifest.source.source_url}",
+        f"  recipe    seed {manifest.identity['recipe']['seed']}: {', then '.join(map(_stage_line, manifest.identity['recipe']['chain']))}",
+        f"  counts    {_count_line(manifest.counts)}",
+        f"  files     {len(manifest.shards)} shards, {sum(shard.bytes for shard in manifest.shards):,} bytes",
+        f"  made      {made.finished} with corruptkit {made.versions.get('corruptkit', '?')}",
+    ]
+    edits = read_edits(place / FOLDER / "plan.parquet").sort_by([("stage", "ascending"), ("rank", "ascending")]).slice(0, args.edits)
+    rows = edits.to_pylist() if args.edits else []
+    lines += [escape_text(f"  {row['key']}  {row['field']}: {row['old']}  ->  {row['new']}") for row in rows]
+    data = {"manifest": manifest.model_dump(mode="json"), "edits": rows, "variants": _variants(args.path, manifest)}
+    return Outcome(lines, data)
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    rest = ", ".join(f"{name} {value}" for name, value in stage.items() if name not in ("kind", "ratio") and value is not None)
+    return escape_text(f"{stage.get('kind')} {stage.get('ratio')} ({rest})")
+
+
+def index_source(args: Namespace) -> Outcome:
+    flags = {"split": args.split, "label_column": args.label_column, "caption_column": args.caption_column}
+    dataset = open_dataset(args.source, key=args.key, classes=args.classes, **flags)
+    index = dataset.index(workers=_workers(args), watch=_watch("index"))
+    found = _describe_index(index)
+    lines = [f"{args.source}: {found['rows']:,} rows in {found['shards']} shards"]
+    lines += [f"  {name:<12}{value}" for name, value in found.items() if name not in ("rows", "shards")]
+    return Outcome(lines, {"index": found})
+
+
+def _describe_index(index: Index) -> dict[str, Any]:
+    rows, meta = index.rows(), index.meta
+    return {
+        "rows": len(index),
+        "shards": len(meta.shards),
+        "split": meta.split,
+        "key_rule": meta.key_rule,
+        "labels": 0 if rows.labels is None else int((rows.labels >= 0).sum()),
+        "captions": 0 if rows.captions is None else len(rows.captions) - rows.captions.null_count,
+        "classes": meta.classes,
+        "inferred": meta.classes_inferred,
+        "fingerprint": meta.fingerprint,
+    }
+
+
+def list_entries(args: Namespace) -> Outcome:
+    if args.what == "kinds":
+        found = {kind: (model.__doc__ or "").strip() for kind, model in KINDS.items()}
+    else:
+        catalog = load_catalog(Path(args.catalog) if args.catalog else None)
+        if args.what == "sources":
+            found = {name: f"{entry.title} ({entry.license})" for name, entry in catalog.sources.items()}
+        else:
+            found = {name: f"seed {entry.seed}: {', '.join(map(_stage_line, entry.chain))}" for name, entry in catalog.variants.items()}
+    width = max(map(len, found), default=0)
+    return Outcome([f"{name:<{width}}  {text}" for name, text in found.items()], {args.what: found})
+
+
+def fetch_source(args: Namespace) -> Outcome:
+    entry = load_catalog(Path(args.catalog) if args.catalog else None).source(args.name)
+    if not entry.fetch:
+        raise CatalogError(Problem("corruptkit fetch", f"{entry.name} cannot be fetched by corruptkit", do=f"get it with: {entry.get}"))
+    out = fetch(entry.fetch, Path(args.out) if args.out else _default_home(entry.name), progress=True)
+    return Outcome([f"{out}: {entry.title}", f"  {entry.license}: {entry.attribution}"], {"path": str(out), "license": entry.license})
+
+
+COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
+    "make": make_variants,
+    "plan": plan_variants,
+    "verify": verify_variant,
+    "restore": restore_source,
+    "diff": diff_datasets,
+    "show": show_variant,
+    "index": index_source,
+    "list": list_entries,
+    "fetch": fetch_source,
+}

@@ -1,0 +1,189 @@
+"""Field types that the kinds share: ratios, weights, groups, key files and `where`. SPEC.md sections 1, 3 and 5."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from corruptkit.corruptions.rows import Rows
+from corruptkit.digest import canonical_json, sha256_hex
+
+_DECIMAL = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,3}))?")
+_WORD = "[^\t\n\v\f\r ]+"
+
+
+def decimal_text(value: object) -> str:
+    """A decimal as the text that stands in an identity: no exponent, no trailing zeros."""
+    text = repr(value) if isinstance(value, float) else str(value).strip()
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or not _DECIMAL.fullmatch(text):
+        raise ValueError(f"found {value!r}, expected a decimal number such as 0.05")
+    plain = format(Decimal(text), "f")
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+def _ratio_text(value: object) -> str:
+    text = decimal_text(value)
+    if Fraction(text) > 1:
+        raise ValueError(f"found {value!r}, expected a ratio in [0, 1]")
+    return text
+
+
+def _seed_text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[0-9]+(\.e[0-9]+)?", str(value)):
+        raise ValueError(f"found {value!r}, expected a seed: a non-negative integer")
+    number, dot, epoch = str(value).partition(".e")
+    return (number.lstrip("0") or "0") + dot + (epoch.lstrip("0") or "0" if dot else "")
+
+
+def read_input(value: object, info: ValidationInfo) -> Path | None:
+    """The path that a field names, relative to the recipe's folder; None where the field holds its content."""
+    if isinstance(value, Path):
+        return value
+    folder = (info.context or {}).get("folder")
+    return Path(folder or ".") / value if isinstance(value, str) else None
+
+
+def _read_groups(value: object, info: ValidationInfo) -> object:
+    path = read_input(value, info)
+    groups = value if path is None else _load_json(path)
+    if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) and group for group in groups):
+        raise ValueError("expected groups as a list of non-empty lists of classes")
+    members = [member for group in groups for member in group]
+    if not all(type(member) is int and member >= 0 for member in members):
+        raise ValueError("expected groups of non-negative integers")
+    twice = sorted({member for member in members if members.count(member) > 1}) if len(set(members)) < len(members) else []
+    if twice:
+        raise ValueError(f"class {twice[0]} is in two groups, expected each class in one at most")
+    return tuple(sorted(tuple(sorted(group)) for group in groups))
+
+
+def _read_matrix(value: object, info: ValidationInfo) -> object:
+    path = read_input(value, info)
+    cells = value
+    if path is not None:
+        cells = _load_json(path) if path.suffix == ".json" else _load_csv(path)
+    if not isinstance(cells, list | tuple) or not all(isinstance(row, list | tuple) and len(row) == len(cells) for row in cells):
+        raise ValueError("expected a matrix of K rows with K weights each")
+    return tuple(tuple("0" if i == j else decimal_text(cell) for j, cell in enumerate(row)) for i, row in enumerate(cells))
+
+
+def _read_keys(value: object, info: ValidationInfo) -> object:
+    path = read_input(value, info)
+    keys = value if path is None else _load_text(path).split("\n")
+    if not isinstance(keys, list | tuple | set | frozenset):
+        raise ValueError("expected a path to a file with one key a line")
+    return tuple(sorted({str(key) for key in keys} - {""}, key=str.encode))
+
+
+def _load_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"cannot read '{path}': {reason}") from None
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(_load_text(path), parse_float=Decimal)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"'{path}' is not JSON: {error}") from None
+
+
+def _load_csv(path: Path) -> list[list[str]]:
+    return [row for row in csv.reader(_load_text(path).splitlines()) if row]
+
+
+Ratio = Annotated[str, BeforeValidator(_ratio_text)]
+Seed = Annotated[str, BeforeValidator(_seed_text)]
+Groups = Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_read_groups)]
+Matrix = Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_read_matrix)]
+Keys = Annotated[tuple[str, ...], BeforeValidator(_read_keys)]
+Class = Annotated[int, Field(strict=True, ge=0)]
+
+# How content that an identity names by its digest is written down.
+CANONICAL: dict[str, Callable[[Any], bytes]] = {
+    "groups": canonical_json,
+    "matrix": canonical_json,
+    "keys_file": lambda keys: "".join(f"{key}\n" for key in keys).encode(),
+}
+
+
+class Where(BaseModel):
+    """Which rows a stage may touch; the fields are joined by AND and judged on the stage's input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: Annotated[tuple[Class, ...], BeforeValidator(lambda v: sorted(set(v)) if isinstance(v, list | tuple) else v)] | None = None
+    keys_file: Keys | None = None
+    caption_contains: Annotated[str, Field(min_length=1)] | None = None
+    min_words: Annotated[int, Field(strict=True, ge=0)] | None = None
+    max_words: Annotated[int, Field(strict=True, ge=0)] | None = None
+
+    def admits(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Which rows pass."""
+        admitted = np.ones(len(rows), np.bool_)
+        if self.classes is not None:
+            admitted &= False if rows.labels is None else np.isin(rows.labels, self.classes)
+        if self.keys_file is not None:
+            admitted &= np.asarray(pc.is_in(rows.keys, pa.array(self.keys_file, pa.large_string())))
+        if self.caption_contains is not None or self.min_words is not None or self.max_words is not None:
+            admitted &= self._admits_captions(rows)
+        return admitted
+
+    def _admits_captions(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        if rows.captions is None:
+            return np.zeros(len(rows), np.bool_)
+        admitted = np.asarray(rows.captions.is_valid())
+        if self.caption_contains is not None:
+            admitted &= np.asarray(pc.fill_null(pc.match_substring(rows.captions, self.caption_contains), False))
+        words = np.asarray(pc.fill_null(pc.count_substring_regex(rows.captions, _WORD), 0))
+        least = 0 if self.min_words is None else self.min_words
+        return admitted & (words >= least) & (words <= (words if self.max_words is None else self.max_words))
+
+
+class Choice(BaseModel):
+    """The fields by which a kind says which rows it takes: SPEC.md section 3."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratio: Ratio
+    of: Literal["all", "eligible"] = "all"
+    where: Where | None = None
+
+    def count_rows(self, total: int, eligible: int) -> int:
+        """n = floor(ratio * N + 1/2), capped at |E|."""
+        population = total if self.of == "all" else eligible
+        return min(eligible, floor(Fraction(self.ratio) * population + Fraction(1, 2)))
+
+    def admits(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Which rows `where` lets through."""
+        return np.ones(len(rows), np.bool_) if self.where is None else self.where.admits(rows)
+
+    def identity(self) -> dict[str, Any]:
+        """Every field, defaults written out; content stands by its SHA-256; `where` holds the given fields only."""
+        return _by_digest(self.model_dump(mode="json")) | {"where": self.where and _by_digest(self.where.model_dump(mode="json"))}
+
+    def inputs(self) -> list[bytes]:
+        """The canonical form of all content that the identity names by digest."""
+        tables = [self.model_dump(mode="json"), self.where.model_dump(mode="json") if self.where else {}]
+        return [CANONICAL[name](value) for table in tables for name, value in table.items() if name in CANONICAL and value is not None]
+
+
+def _by_digest(table: dict[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in table.items() if value is not None}
+    return {name: sha256_hex(CANONICAL[name](value)) if name in CANONICAL else value for name, value in given.items()}

@@ -1,0 +1,137 @@
+"""Corruptions of class labels: SPEC.md section 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import accumulate
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import model_validator
+
+from corruptkit.corruptions.fields import Choice, Groups, Matrix
+from corruptkit.corruptions.rows import Decision, Ints, Rows
+from corruptkit.draws import U64, Draws, below, rank_rows
+
+Mask = npt.NDArray[np.bool_]
+_SCALE = 1 << 32  # a row of weights is quantised to integers that sum to this
+_NEEDS = {"within": "groups", "matrix": "matrix"}
+
+
+class Flip(Choice):
+    """Give chosen rows another class."""
+
+    kind: Literal["flip"] = "flip"
+    mode: Literal["uniform", "prior", "within", "pair", "matrix", "redraw"] = "uniform"
+    groups: Groups | None = None
+    matrix: Matrix | None = None
+
+    @model_validator(mode="after")
+    def _check_tables(self) -> Self:
+        for mode, name in _NEEDS.items():
+            if (getattr(self, name) is None) == (self.mode == mode):
+                verb = "needs" if self.mode == mode else "takes no"
+                raise ValueError(f"flip mode '{self.mode}' {verb} {name}")
+        return self
+
+    def decide(self, rows: Rows, draws: Draws) -> Decision:
+        """Rank the eligible rows, take the first n, draw each a target."""
+        self._check_classes(rows)
+        eligible = np.flatnonzero(self.admits(rows) & rows.real_labels() & self._can_change(rows))
+        count = self.count_rows(len(rows), len(eligible))
+        chosen = eligible[rank_rows(draws.of("rank", rows.hashes[eligible]), count)]
+        old = np.zeros(0, np.int64) if rows.labels is None else rows.labels[chosen]
+        new = _TARGETS[self.mode](self, draws.of("target", rows.hashes[chosen]), old, rows)
+        real = new != old  # only `redraw` can draw the class that was there
+        rank = np.flatnonzero(real)
+        return Decision("label", chosen[real], rank, new[real], np.full(len(rank), -1), len(eligible), count)
+
+    def _check_classes(self, rows: Rows) -> None:
+        classes = rows.classes or 0
+        if self.groups and max(map(max, self.groups)) >= classes:
+            raise ValueError(f"groups name class {max(map(max, self.groups))}, expected classes below {classes}")
+        if self.matrix is not None and len(self.matrix) != classes:
+            raise ValueError(f"the matrix has {len(self.matrix)} rows, expected one for each of {classes} classes")
+        if len(rows) >= _SCALE or classes >= _SCALE:
+            raise ValueError(f"found {len(rows)} rows and {classes} classes, expected fewer than 2^32")
+
+    def _can_change(self, rows: Rows) -> Mask:
+        """Which rows the mode can give a new value."""
+        classes = rows.classes or 0
+        able = np.full(classes + 1, self.mode == "redraw" or classes >= 2)
+        if self.mode == "prior":
+            counts = rows.class_counts()
+            able[:classes] = counts.sum() > counts
+        elif self.groups is not None:
+            able[:] = False
+            able[[member for group in self.groups if len(group) > 1 for member in group]] = True
+        elif self.matrix is not None:
+            able[:classes] = [any(Fraction(cell) > 0 for cell in row) for row in self.matrix]
+        return np.ones(len(rows), np.bool_) if rows.labels is None else able[np.clip(rows.labels, -1, classes)]
+
+
+def _target_uniform(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
+    drawn = below(u, max((rows.classes or 0) - 1, 0))
+    return drawn + (drawn >= old)
+
+
+def _target_prior(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
+    """The walk over c_j without y, as one search: draws at or past y's share skip over it."""
+    counts = rows.class_counts()
+    upto = np.cumsum(counts)
+    drawn = below(u, upto[-1] - counts[old]) if len(counts) else np.zeros(0, np.int64)
+    before = (upto - counts)[old]
+    return np.searchsorted(upto, drawn + np.where(drawn >= before, counts[old], 0), side="right")
+
+
+def _target_within(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
+    assert flip.groups is not None, "checked by the model"
+    group_of = {member: np.array(group) for group in flip.groups for member in group}
+    new = old.copy()
+    for label in np.unique(old):
+        mine = old == label
+        others = group_of[int(label)][group_of[int(label)] != label]
+        new[mine] = others[below(u[mine], len(others))]
+    return new
+
+
+def _target_pair(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
+    return (old + 1) % max(rows.classes or 0, 1)
+
+
+def _target_matrix(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
+    assert flip.matrix is not None, "checked by the model"
+    new = old.copy()
+    for label in np.unique(old):
+        mine = old == label
+        sums = np.array(list(accumulate(quantise_weights(flip.matrix[label]))), np.uint64)
+        new[mine] = np.searchsorted(sums, u[mine] >> np.uint64(32), side="right")
+    return new
+
+
+def _target_redraw(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
+    return below(u, rows.classes or 0)
+
+
+_TARGETS: dict[str, Callable[[Flip, U64, Ints, Rows], Ints]] = {
+    "uniform": _target_uniform,
+    "prior": _target_prior,
+    "within": _target_within,
+    "pair": _target_pair,
+    "matrix": _target_matrix,
+    "redraw": _target_redraw,
+}
+
+
+def quantise_weights(weights: tuple[str, ...]) -> list[int]:
+    """Integers that sum to 2^32 in proportion to decimal weights, by largest remainder; ties go to the lower class."""
+    exact = [Fraction(weight) for weight in weights]
+    total = sum(exact)
+    shares = [weight * _SCALE / total for weight in exact]
+    whole = [share.numerator // share.denominator for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda j: (whole[j] - shares[j], j))
+    for j in by_remainder[: _SCALE - sum(whole)]:
+        whole[j] += 1
+    return whole

@@ -1,0 +1,88 @@
+"""What a stage sees and what it decides: columns in, edits out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from corruptkit.draws import U64
+
+Ints = npt.NDArray[np.int64]
+FieldName = Literal["label", "caption"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a split in ascending key bytes, as the stages so far left them.
+
+    `hashes` are h(key); a label of -1 and a null caption mean that the row has none; a column is None where no row has one.
+    `classes` is K. A label of K is the declared null label: it is no class.
+    """
+
+    keys: pa.Array
+    hashes: U64
+    labels: Ints | None
+    captions: pa.Array | None
+    classes: int | None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def real_labels(self) -> npt.NDArray[np.bool_]:
+        """Which rows have a label in [0, K)."""
+        if self.labels is None or not self.classes:
+            return np.zeros(len(self), np.bool_)
+        return (self.labels >= 0) & (self.labels < self.classes)
+
+    def class_counts(self) -> Ints:
+        """c_j: the rows of each class."""
+        counts = np.zeros(self.classes or 0, np.int64)
+        if self.labels is not None:
+            counts += np.bincount(self.labels[self.real_labels()], minlength=len(counts))
+        return counts
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The edits of one stage, in ascending rank: whose value changes, to what, taken from whom (-1: from nobody).
+
+    `new` holds int64 labels or a text array; `eligible` and `selected` are the counts |E| and n of SPEC.md section 3.
+    """
+
+    field: FieldName
+    rows: Ints
+    rank: Ints
+    new: Ints | pa.Array
+    donors: Ints
+    eligible: int
+    selected: int
+
+    def old_values(self, before: Rows) -> pa.Array:
+        """The values that this stage found, as text."""
+        column = before.labels if self.field == "label" else before.captions
+        assert column is not None, "an edit needs a column to edit"
+        return as_text(column[self.rows] if isinstance(column, np.ndarray) else column.take(pa.array(self.rows)))
+
+    def apply(self, before: Rows) -> Rows:
+        """The rows as this stage leaves them."""
+        if not len(self.rows):
+            return before
+        if self.field == "label":
+            assert before.labels is not None, "a label edit needs labels"
+            labels = before.labels.copy()
+            labels[self.rows] = self.new
+            return replace(before, labels=labels)
+        assert before.captions is not None, "a caption edit needs captions"
+        source = np.arange(len(before))
+        source[self.rows] = len(before) + np.arange(len(self.rows))
+        column = pa.chunked_array([before.captions, as_text(self.new)]).take(pa.array(source))
+        return replace(before, captions=column.combine_chunks())
+
+
+def as_text(values: Ints | pa.Array) -> pa.Array:
+    """Values as the text that plans hold: labels in decimal, captions as they are."""
+    return (pa.array(values) if isinstance(values, np.ndarray) else values).cast(pa.large_string())

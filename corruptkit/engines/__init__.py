@@ -1,0 +1,1 @@
+"""Engines run one task a shard; nothing else."""

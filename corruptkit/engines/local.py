@@ -1,0 +1,48 @@
+"""Tasks on this machine: one after another, or in processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_shards(task: Callable[[Item], Result], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:
+    """The task's result for each item, in the order of the items; the first error ends the rest.
+
+    With more than one worker the task runs in new processes, so that it and its items must pickle.
+    """
+    work = list(items)
+    workers = min(workers, len(work))
+    if workers <= 1:
+        yield from map(task, work)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        pending: deque[Future[Result]] = deque(pool.submit(task, item) for item in work)
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it: a worker of a killed run would go on writing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow_parent, args=(parent.join,), daemon=True).start()
+
+
+def _follow_parent(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)

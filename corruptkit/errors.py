@@ -1,0 +1,113 @@
+"""What can go wrong, as a tree with one branch for each thing a person can do about it.
+
+CorruptkitError
+├── CatalogError     fix the file: a recipe, a catalog entry, a flag
+├── DatasetError     fix the path or the data, or start the same command again to resume
+├── IntegrityError   do not use it: bytes, digests or conditions are not what they claim to be
+└── ConflictError    choose another target: something else lies there
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+# Terminals act on these: a hostile member name or caption must not reach one through a message.
+_SPECIAL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))} | {
+    c: f"\\u{c:04x}" for c in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+}
+
+
+def escape_text(text: str) -> str:
+    """Text from a file, safe to print: control characters and reordering marks are written out."""
+    return text.translate(_SPECIAL)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what was found, what was expected, what to do."""
+
+    file: str
+    found: str
+    expected: str = ""
+    do: str = ""
+    key: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}, {self.key}" if self.key else self.file
+        text = f"{where}: {self.found}"
+        text += f", expected {self.expected}" if self.expected else ""
+        text += f"; {self.do}" if self.do else ""
+        return escape_text(text)
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class CorruptkitError(Exception):
+    """Everything that corruptkit raises on purpose; `problems` holds each thing that is wrong."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.problems  # a worker process hands the error back whole
+
+
+class CatalogError(CorruptkitError):
+    """A recipe, catalog file or flag is wrong: fix it."""
+
+
+class DatasetError(CorruptkitError):
+    """A source or its files are wrong: fix the path or the data, or resume."""
+
+
+class IntegrityError(CorruptkitError):
+    """Something is not what it claims to be: do not use it."""
+
+
+class ConflictError(CorruptkitError):
+    """The target holds something else: choose another."""
+
+
+def nearest_word(word: str, valid: Iterable[str]) -> str:
+    """The advice for a misspelt word: the nearest valid one, or all of them."""
+    words = sorted(valid)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"valid are: {', '.join(words)}"
+
+
+def validation_problems(error: ValidationError, file: str, fields: Mapping[str, Iterable[str]] | None = None) -> list[Problem]:
+    """Turn pydantic's report into problems; `fields` gives the valid words of a table ("" is the top one)."""
+    details = error.errors(include_url=False)
+    # A bad item makes pydantic call its list too short as well.
+    details = [d for d in details if d["type"] != "too_short" or not any(e["loc"][: len(d["loc"])] == d["loc"] != e["loc"] for e in details)]
+    return [_one_problem(detail, file, fields or {}) for detail in details]
+
+
+def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) -> Problem:
+    path = [str(part) for part in detail["loc"]]
+    where = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        table = next((p for p in reversed(path[:-1]) if p in fields), "")
+        return Problem(file, f"unknown field '{path[-1]}'", do=nearest_word(path[-1], fields.get(table, ())), key=where)
+    if detail["type"] in ("missing", "union_tag_not_found"):
+        return Problem(file, "a required field is missing", do=f"state {where or 'kind'}", key=where)
+    if detail["type"] == "union_tag_invalid":
+        valid = str(detail["ctx"]["expected_tags"]).replace("'", "").split(", ")
+        tag = str(detail["ctx"]["tag"])
+        return Problem(file, f"unknown kind '{tag}'", do=nearest_word(tag, valid), key=where)
+    if detail["type"] == "literal_error":
+        valid = str(detail["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        return Problem(file, f"found {detail['input']!r}", do=nearest_word(str(detail["input"]), valid), key=where)
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return Problem(file, f"{message[:1].lower()}{message[1:]}", do="", key=where)

@@ -1,0 +1,166 @@
+"""Conditions as they stand in files: find a label or caption in a member, and put another in its place.
+
+Every function is exact to the byte: what is not the value stays as it was. SPEC.md section 1, text and labels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+FieldName = Literal["label", "caption"]
+FIELDS: tuple[FieldName, ...] = ("label", "caption")
+# What happens to a row in the end: the old and the new value of each field that differs.
+RowEdit = Mapping[FieldName, tuple[str, str]]
+
+_LABEL = re.compile(rb"((?:\xef\xbb\xbf)?[ \t\n\v\f\r]*)([0-9]+)([ \t\n\v\f\r]*)")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+_LARGEST_LABEL = 18  # digits that surely fit a signed 64-bit integer
+
+
+class Columns(NamedTuple):
+    """What holds each field: a member's suffix and, second, a top-level field of the .json."""
+
+    label: str = ""
+    caption: str = ""
+
+    def suffix(self, field: FieldName) -> str:
+        """The member that holds a field."""
+        return self.label or "cls" if field == "label" else self.caption or "txt"
+
+    def json_field(self, field: FieldName) -> str:
+        """The field of the .json member that holds a field."""
+        return self.label or "label" if field == "label" else self.caption or "caption"
+
+
+class Span(NamedTuple):
+    """A top-level value of a JSON object and where it stands in the text."""
+
+    name: str
+    value: Any
+    start: int
+    end: int
+
+
+def read_label(content: bytes) -> str:
+    """The digits of a label member; ValueError says what else is there."""
+    match = _LABEL.fullmatch(content)
+    if not match or len(match[2]) > _LARGEST_LABEL:
+        shown = content[:40].decode(errors="backslashreplace")
+        raise ValueError(f"the label {shown!r}")
+    return str(int(match[2]))
+
+
+def read_caption(content: bytes) -> str:
+    """The text of a caption member, exactly; ValueError where it is not UTF-8."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a caption that is not UTF-8 at byte {error.start}") from None
+
+
+def json_spans(content: bytes) -> tuple[str, list[Span]]:
+    """The text of a JSON object and its top-level values with their places; ValueError where it is none."""
+    try:
+        text = content.decode("utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
+        return text, list(_walk_object(text))
+    except (ValueError, RecursionError, IndexError, StopIteration) as error:
+        raise ValueError(f"a .json member that cannot be read: {type(error).__name__}") from None
+
+
+def _walk_object(text: str) -> Iterator[Span]:
+    place = _skip(text, 0, "{")
+    while text[place] != "}":
+        if text[place] != '"':
+            raise ValueError("no name")
+        name, place = _DECODER.raw_decode(text, place)
+        place = _skip(text, place, ":")
+        value, end = _DECODER.raw_decode(text, place)
+        yield Span(name, value, place, end)
+        place = _space(text, end)
+        if text[place] == ",":
+            place = _space(text, place + 1)
+            if text[place] == "}":
+                raise ValueError("a comma without a name")
+        elif text[place] != "}":
+            raise ValueError("no comma")
+    if _space(text, place + 1) != len(text):
+        raise ValueError("text after the object")
+
+
+def _space(text: str, place: int) -> int:
+    match = _SPACE.match(text, place)
+    assert match is not None, "the pattern matches the empty text"
+    return match.end()
+
+
+def _skip(text: str, place: int, expected: str) -> int:
+    place = _space(text, place)
+    if text[place] != expected:
+        raise ValueError(f"no {expected}")
+    return _space(text, place + 1)
+
+
+def find_conditions(suffixes: Collection[str], content_of: Callable[[str], bytes], columns: Columns) -> dict[FieldName, str]:
+    """The label (in decimal) and caption among a sample's members: in a member of their own, else in the .json."""
+    found: dict[FieldName, str] = {}
+    spans: list[Span] | None = None
+    for field in FIELDS:
+        suffix = columns.suffix(field)
+        if suffix in suffixes and suffix != "json":
+            found[field] = (read_label if field == "label" else read_caption)(content_of(suffix))
+        elif "json" in suffixes:
+            spans = json_spans(content_of("json"))[1] if spans is None else spans
+            value = json_value(spans, columns.json_field(field), field)
+            found |= {} if value is None else {field: value}
+    return found
+
+
+def json_value(spans: list[Span], name: str, field: FieldName) -> str | None:
+    """A field's value in a .json: a text caption, or a label given as a non-negative integer or its digits."""
+    found = [span.value for span in spans if span.name == name]
+    if not found:
+        return None
+    value = found[-1]  # of a repeated name every reader takes the last
+    if field == "caption":
+        return _checked_text(value) if isinstance(value, str) else None
+    if isinstance(value, str):
+        return str(int(value)) if re.fullmatch(r"[0-9]{1,18}", value) else None
+    return str(value) if type(value) is int and 0 <= value < 10**_LARGEST_LABEL else None
+
+
+def _checked_text(text: str) -> str:
+    if any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else False:
+        raise ValueError("a caption with a lone surrogate")
+    return text
+
+
+def holds_field(suffix: str, content: bytes, edit: RowEdit, columns: Columns) -> bool:
+    """Whether a member holds a field of an edit: where it does, it is rewritten, and its original is kept."""
+    if any(suffix == columns.suffix(field) for field in edit):
+        return True
+    spans = json_spans(content)[1] if suffix == "json" and edit else []
+    return any(span.name == columns.json_field(field) and json_value([span], span.name, field) is not None for field in edit for span in spans)
+
+
+def rewrite_member(suffix: str, content: bytes, edit: RowEdit, columns: Columns) -> bytes:
+    """A member's content after an edit; the same where the edit does not concern it."""
+    for field, (_, new) in edit.items():
+        if suffix == columns.suffix(field):
+            content = _LABEL.sub(rb"\g<1>%s\3" % new.encode(), content) if field == "label" else new.encode()
+    return _rewrite_json(content, edit, columns) if suffix == "json" and edit else content
+
+
+def _rewrite_json(content: bytes, edit: RowEdit, columns: Columns) -> bytes:
+    text, spans = json_spans(content)
+    out, place = [content[: len(content) - len(text.encode())]], 0  # a BOM stays
+    for span in spans:
+        for field, (_, new) in edit.items():
+            if span.name == columns.json_field(field) and json_value([span], span.name, field) is not None:
+                value = int(new) if field == "label" and not isinstance(span.value, str) else new
+                out += [text[place : span.start].encode(), json.dumps(value, ensure_ascii=text.isascii()).encode()]
+                place = span.end
+    return b"".join([*out, text[place:].encode()])

@@ -1,0 +1,76 @@
+"""The overlay: a plan on disk, one Parquet row an edit, applied while the source is read. FORMAT.md section 3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from corruptkit.errors import IntegrityError, Problem
+
+_TEXT = pa.large_string()
+# Ascending (key bytes, stage), no nulls; in the file a text is a plain string.
+EDITS = pa.schema(
+    [
+        ("key", _TEXT),
+        ("shard", _TEXT),
+        ("stage", pa.int32()),
+        ("kind", _TEXT),
+        ("field", _TEXT),
+        ("old", _TEXT),
+        ("new", _TEXT),
+        ("donor", _TEXT),
+        ("rank", pa.int64()),
+    ]
+)
+_ON_DISK = pa.schema([pa.field(f.name, pa.string() if f.type == _TEXT else f.type, nullable=False) for f in EDITS])
+_GROUP = 1 << 17
+_REPEATING = ["shard", "stage", "kind", "field", "old", "new"]
+_ENCODINGS = {"key": "DELTA_BYTE_ARRAY", "donor": "DELTA_BYTE_ARRAY", "rank": "DELTA_BINARY_PACKED"}
+
+
+def write_edits(edits: pa.Table, out: BinaryIO) -> None:
+    """Write edits; the bytes depend on nothing but the edits and the version of pyarrow."""
+    options = {"compression": "zstd", "use_dictionary": _REPEATING, "column_encoding": _ENCODINGS, "write_statistics": ["key"]}
+    with pq.ParquetWriter(out, _ON_DISK, **options) as writer:
+        for start in range(0, max(edits.num_rows, 1), _GROUP):
+            writer.write_table(edits.slice(start, _GROUP).cast(_ON_DISK), row_group_size=_GROUP)
+
+
+def read_edits(path: Path) -> pa.Table:
+    """Read edits that somebody else wrote: refused unless they are what FORMAT.md says, in its order."""
+    try:
+        table = pq.read_table(path, memory_map=False)
+    except (OSError, pa.ArrowException) as error:
+        raise _unfit(path, f"it cannot be read: {str(error).splitlines()[0]:.100}") from None
+    if table.column_names != EDITS.names:
+        raise _unfit(path, f"the columns {table.column_names}")
+    try:
+        edits = table.cast(EDITS).combine_chunks()
+    except pa.ArrowException as error:
+        raise _unfit(path, f"other types: {str(error).splitlines()[0]:.100}") from None
+    if any(column.null_count for column in edits.columns):
+        raise _unfit(path, "nulls")
+    if not _ascends(edits):
+        raise _unfit(path, "edits out of order, or twice")
+    fields = set(pc.unique(edits["field"]).to_pylist())
+    if fields - {"label", "caption"}:
+        raise _unfit(path, f"the fields {sorted(fields)}")
+    return edits
+
+
+def _ascends(edits: pa.Table) -> bool:
+    if edits.num_rows < 2:
+        return True
+    keys, stages = edits["key"].chunk(0), edits["stage"].to_numpy()
+    later = np.asarray(pc.greater(keys[1:], keys[:-1]))
+    same = np.asarray(pc.equal(keys[1:], keys[:-1]))
+    return bool((later | (same & (stages[1:] > stages[:-1]))).all())
+
+
+def _unfit(path: Path, found: str) -> IntegrityError:
+    return IntegrityError(Problem(str(path), found, "a plan as FORMAT.md describes it", "do not use it"))

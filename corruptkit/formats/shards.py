@@ -1,0 +1,68 @@
+"""Which files of a folder are the shards of a split."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from corruptkit.errors import DatasetError, Problem
+
+# The words by which published sets name their splits in file names.
+_WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
+_WORDS |= {"test": "test"}
+_TOKEN = re.compile(r"[a-z]+")
+
+
+def list_shards(path: Path, split: str | None) -> list[Path]:
+    """The tars of a split by name: of a folder, of a pattern such as `DIR/cc3m-*.tar`, or the one tar that the path is.
+
+    A folder that names no splits is one. Raises DatasetError where nothing is found.
+    """
+    if path.is_dir():
+        tars = sorted(file for file in path.iterdir() if file.name.endswith(".tar") and not file.name.startswith("."))
+        tars = _of_split(path, tars, split)
+    elif any(c in path.name for c in "*?["):
+        tars = sorted(file for file in path.parent.glob(path.name) if file.name.endswith(".tar"))
+    else:
+        tars = [path] if path.name.endswith(".tar") else []
+    if not tars:
+        found = "no such file or folder" if not path.exists() else f"no .tar file{f' of split {split}' if split else ''}"
+        raise DatasetError(Problem(str(path), found, "a folder of WebDataset shards, a shard, or a variant", "mend the path"))
+    for tar in tars:
+        if not tar.is_file():
+            raise DatasetError(Problem(str(tar), "not there, or no regular file", "a WebDataset shard", "mend the path"))
+    return tars
+
+
+def _of_split(folder: Path, tars: Sequence[Path], split: str | None) -> list[Path]:
+    named = _stated_splits(folder)
+    splits = {tar: named.get(tar.name) or _split_word(tar.name) for tar in tars}
+    found = sorted({name for name in splits.values() if name})
+    if not found and split in (None, "train"):
+        return list(tars)
+    wanted = _WORDS.get(split or "", split) or ("train" if "train" in found else found[0])
+    if wanted not in found:
+        raise DatasetError(Problem(str(folder), f"no split '{split}'", f"one of: {', '.join(found) or 'train'}", "state another --split"))
+    return [tar for tar in tars if splits[tar] == wanted]
+
+
+def _stated_splits(folder: Path) -> dict[str, str]:
+    """Shard names by split, as timm's _info.json states them."""
+    for name in ("_info.json", "info.json"):
+        try:
+            splits = json.loads((folder / name).read_text(encoding="utf-8"))["splits"]
+            return {shard: str(_WORDS.get(split, split)) for split, entry in splits.items() for shard in entry["filenames"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return {}
+
+
+def _split_word(name: str) -> str | None:
+    return next((_WORDS[word] for word in _TOKEN.findall(name.lower()) if word in _WORDS), None)
+
+
+def split_of(shards: Sequence[Path], split: str | None) -> str:
+    """The name of the split that shards are of: as stated, else by their file names, else train."""
+    return _WORDS.get(split or "", split) or _split_word(shards[0].name) or "train"

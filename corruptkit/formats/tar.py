@@ -1,0 +1,237 @@
+"""Tar archives as byte ranges: walk the members, and write one member anew. Nothing is unpacked.
+
+Archives are untrusted: whatever POSIX.1-2001 ustar/pax and the GNU long names do not explain is refused with its place.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from corruptkit.errors import DatasetError, Problem
+
+BLOCK = 512
+_ZEROS = bytes(BLOCK)
+Read = Callable[[int, int], bytes]
+
+_FILES = (0, ord("0"), ord("7"))
+_LINKS = {ord("1"): "a hard link", ord("2"): "a symbolic link", ord("3"): "a character device", ord("4"): "a block device", ord("6"): "a FIFO"}
+_LARGEST_EXTENSION = 1 << 20  # a name or pax header of more than this is an attack, not a name
+
+
+class Member(NamedTuple):
+    """A regular file in a tar: [start, data) holds its headers, [data, data + size) its content, [.., end) padding as well."""
+
+    name: str
+    start: int
+    data: int
+    size: int
+    end: int
+
+
+class Window:
+    """Reads of a file at any place, a little ahead, so that neighbours cost one call to the system."""
+
+    def __init__(self, descriptor: int, ahead: int) -> None:
+        self._descriptor, self._ahead = descriptor, ahead
+        self._held, self._at = b"", 0
+
+    def read(self, place: int, length: int) -> bytes:
+        """`length` bytes from `place`, fewer only at the end of the file."""
+        begin = place - self._at
+        if begin < 0 or begin + length > len(self._held):
+            self._held, self._at, begin = read_range(self._descriptor, place, max(length, self._ahead)), place, 0
+        return self._held[begin : begin + length]
+
+
+def read_range(descriptor: int, place: int, length: int) -> bytes:
+    """pread until `length` bytes are there or the file ends."""
+    data = os.pread(descriptor, length, place)
+    while 0 < len(data) < length and (more := os.pread(descriptor, length - len(data), place + len(data))):
+        data += more
+    return data
+
+
+def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bool = True) -> Iterator[Member]:
+    """The regular members from `start` to the end marker; a range cut out of an archive (`whole` false) ends at `size` instead."""
+    place = begin = start
+    name: str | None = None
+    stated: int | None = None
+    while place + BLOCK <= size:
+        block = read(place, BLOCK)
+        flag = block[156]
+        if block == _ZEROS:
+            if begin != place:
+                raise _broken(file, f"an extension header without its member at byte {begin}")
+            return
+        length = _check_header(block, file, place)
+        data = place + BLOCK
+        if flag in _FILES:
+            length = length if stated is None else stated
+            end = data + _padded(length)
+            member = Member(_member_name(block, file, place) if name is None else name, begin, data, length, end)
+            if data + length > size:
+                raise _broken(file, f"{length} bytes of content, {size - data} left", key=member.name)
+            if not member.name.endswith("/"):
+                yield member
+            place = begin = end
+            name = stated = None
+            continue
+        if flag in _LINKS or flag not in b"5xgLK":
+            kind = _LINKS.get(flag, f"a member of type {chr(flag)!r}")
+            raise DatasetError(Problem(str(file), kind, "regular files only", "pack the shard anew", key=_member_name(block, file, place)))
+        place = data + _padded(length)
+        if flag == ord("5"):
+            begin, name, stated = place, None, None
+        elif flag in b"xgLK":
+            if length > _LARGEST_EXTENSION or data + length > size:
+                raise _broken(file, f"an extension header of {length} bytes at byte {data - BLOCK}")
+            content = read(data, length)
+            if flag == ord("L"):
+                name = _decoded(content.split(b"\0", 1)[0], file)
+            elif flag in b"xg":
+                records = _pax_records(content, file, data)
+                if flag == ord("g") and records.keys() & {"path", "size"}:
+                    raise _broken(file, f"a global pax header that names members at byte {data}")
+                name = _decoded(records["path"], file) if "path" in records else name
+                stated = _pax_size(records, file, data) if "size" in records else stated
+    if whole:
+        raise _broken(file, f"the archive ends at byte {size} without an end marker")
+
+
+def _padded(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK
+
+
+def _broken(file: Path, found: str, key: str = "") -> DatasetError:
+    return DatasetError(Problem(str(file), found, "a whole tar archive", "fetch or pack the shard anew", key=key))
+
+
+def _check_header(block: bytes, file: Path, place: int) -> int:
+    """The size that a header states, once its checksum has been checked."""
+    try:
+        stated = int(block[148:156].split(b"\0", 1)[0], 8)
+        length = _number(block[124:136])
+    except ValueError:
+        stated, length = -1, -1
+    # Adler-32 holds 1 + the sum of the bytes modulo 65521 in its lower half: a checksum at the speed of C.
+    total = 1 + stated - 8 * ord(" ") + sum(block[148:156])
+    if stated < 0 or length < 0 or zlib.adler32(block) & 0xFFFF != total % 65521:
+        hint = "a gzip file" if place == 0 and block[:2] == b"\x1f\x8b" else f"no tar header at byte {place}"
+        raise _broken(file, hint)
+    return length
+
+
+def _number(field: bytes) -> int:
+    """A numeric field: octal text, or base-256 where the first bit is set."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    return int(field.split(b"\0", 1)[0] or b"0", 8)
+
+
+def _member_name(block: bytes, file: Path, place: int) -> str:
+    name = block[:100].split(b"\0", 1)[0]
+    if block[257:263] == b"ustar\0" and block[345]:
+        name = block[345:500].split(b"\0", 1)[0] + b"/" + name
+    if not name:
+        raise _broken(file, f"a member without a name at byte {place}")
+    return _decoded(name, file)
+
+
+def _decoded(name: bytes, file: Path) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise _broken(file, f"the member name {name!r} is not UTF-8") from None
+
+
+def _pax_records(content: bytes, file: Path, place: int) -> dict[str, bytes]:
+    records = {}
+    try:
+        while content.strip(b"\0"):
+            length = int(content[: content.index(b" ")])
+            record = content[content.index(b" ") + 1 : length - 1]
+            if length < 5 or content[length - 1 : length] != b"\n":
+                raise ValueError
+            name, value = record.split(b"=", 1)
+            records[name.decode()] = value
+            content = content[length:]
+    except ValueError:
+        raise _broken(file, f"a pax header that cannot be read at byte {place}") from None
+    if any(name.startswith("GNU.sparse") for name in records):
+        raise DatasetError(Problem(str(file), f"a sparse member at byte {place}", "regular files only", "pack the shard anew"))
+    return records
+
+
+def _pax_size(records: dict[str, bytes], file: Path, place: int) -> int:
+    if not records["size"].isdigit():
+        raise _broken(file, f"a pax size of {records['size']!r} at byte {place}")
+    return int(records["size"])
+
+
+def resize_headers(headers: bytes, size: int) -> bytes:
+    """A member's headers with another size: names, times, owners and everything else as they were."""
+    before, block = headers[:-BLOCK], bytearray(headers[-BLOCK:])
+    if block[124] & 0x80:
+        block[124:136] = b"\x80" + size.to_bytes(11, "big")
+    else:
+        block[124:135] = b"%011o" % size
+    return _resize_pax(before, size) + _summed(block)
+
+
+def _summed(block: bytearray) -> bytes:
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def _resize_pax(headers: bytes, size: int) -> bytes:
+    """Extension headers with the `size` of a pax record replaced, where one has it."""
+    out, place = b"", 0
+    while place < len(headers):
+        block, length = bytearray(headers[place : place + BLOCK]), _number(headers[place + 124 : place + 136])
+        content = headers[place + BLOCK : place + BLOCK + _padded(length)]
+        place += BLOCK + len(content)
+        records = _pax_records(content[:length], Path(), 0) if block[156] == ord("x") else {}
+        if "size" in records:
+            records["size"] = str(size).encode()
+            content = b"".join(_pax_record(name.encode(), value) for name, value in records.items())
+            block[124:135] = b"%011o" % len(content)
+            block, content = bytearray(_summed(block)), pad_block(content)
+        out += bytes(block) + content
+    return out
+
+
+def _pax_record(name: bytes, value: bytes) -> bytes:
+    body = b" " + name + b"=" + value + b"\n"
+    length = len(body)
+    while length != len(body) + len(str(length)):  # a record counts the digits of its own length
+        length = len(body) + len(str(length))
+    return str(length).encode() + body
+
+
+def pad_block(content: bytes) -> bytes:
+    """Content and zeros up to a whole block."""
+    return content + bytes(_padded(len(content)) - len(content))
+
+
+def make_header(name: str, size: int) -> bytes:
+    """A ustar header of our own: mode 0644, owner 0, time 0; names of more than 100 bytes through a pax header."""
+    raw = name.encode()
+    record = pad_block(_pax_record(b"path", raw)) if len(raw) > 100 else b""
+    before = _bare_header(b"pax", len(_pax_record(b"path", raw)), b"x") + record if record else b""
+    return before + _bare_header(raw[:100], size, b"0")
+
+
+def _bare_header(name: bytes, size: int, flag: bytes) -> bytes:
+    block = bytearray(BLOCK)
+    block[: len(name)] = name
+    block[100:124] = b"0000644\0" + b"0000000\0" * 2
+    block[124:136] = b"%011o\0" % size
+    block[136:148] = b"%011o\0" % 0
+    block[156:157] = flag
+    block[257:265] = b"ustar\x0000"
+    return _summed(block)

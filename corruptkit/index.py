@@ -1,0 +1,211 @@
+"""The index: the light table of a source, one row a sample, without its images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from corruptkit.corruptions.rows import Ints, Rows
+from corruptkit.digest import fingerprint
+from corruptkit.draws import hash_keys
+from corruptkit.errors import DatasetError, Problem
+from corruptkit.files import open_atomic
+from corruptkit.manifest import SourceIdentity
+
+INDEX_VERSION = "1"
+SCHEMA = pa.schema(
+    [
+        ("key", pa.large_string()),
+        ("hash", pa.uint64()),
+        ("shard", pa.int32()),  # number in `shards`
+        ("position", pa.int64()),  # number of the sample in its shard
+        ("offset", pa.int64()),  # where the sample's bytes begin in the shard, and how many they are
+        ("length", pa.int64()),
+        ("label", pa.int64()),  # -1: none
+        ("caption", pa.large_string()),  # null: none
+        ("order", pa.int64()),  # row j of the ascending keys is row order[j] of this table
+    ]
+)
+
+
+class ShardStat(BaseModel):
+    """A shard as it was when it was indexed; `digest` is XXH3 of its headers and conditions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+    mtime_ns: int
+    rows: int
+    digest: str
+
+
+class IndexMeta(BaseModel):
+    """What an index was made of and what holds for all of its rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    split: str
+    key_rule: str
+    classes: int | None
+    classes_inferred: bool
+    null_label: bool
+    fingerprint: str
+    shards: tuple[ShardStat, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index in memory (mapped from its file where it has one); the table stands in the order of shards and positions."""
+
+    table: pa.Table
+    meta: IndexMeta
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def column(self, name: str) -> pa.Array:
+        """A column in source order."""
+        chunks = self.table[name].chunks
+        return chunks[0] if len(chunks) == 1 else self.table[name].combine_chunks()
+
+    def numbers(self, name: str) -> Any:
+        """A numeric column in source order, as a NumPy view."""
+        return self.column(name).to_numpy(zero_copy_only=True)
+
+    def rows(self) -> Rows:
+        """The rows in ascending key bytes."""
+        order = self.numbers("order")
+        table = self.table if _is_identity(order) else self.table.take(pa.array(order))
+        ordered = replace(self, table=table)
+        labels, captions = ordered.numbers("label"), ordered.column("caption")
+        return Rows(
+            ordered.column("key"),
+            ordered.numbers("hash"),
+            labels if (labels >= 0).any() else None,
+            captions if captions.null_count < len(captions) else None,
+            self.meta.classes,
+        )
+
+    def identity(self) -> SourceIdentity:
+        """The source's part of an identity."""
+        meta = self.meta
+        source = SourceIdentity(
+            rows=len(self), split=meta.split, key_rule=meta.key_rule, fingerprint=meta.fingerprint, classes=meta.classes
+        )
+        if meta.null_label:
+            source["null_label"] = True
+        return source
+
+
+def _is_identity(order: Ints) -> bool:
+    return bool((order == np.arange(len(order))).all())
+
+
+def make_index(
+    tables: Sequence[pa.Table], shards: Sequence[ShardStat], *, split: str, key_rule: str, classes: int | None, null_label: bool, where: str
+) -> Index:
+    """Join the tables of shards (key, position, offset, length, label, caption) into one index, checked and fingerprinted."""
+    numbered = [table.append_column("shard", pa.array(np.full(len(table), n, np.int32))) for n, table in enumerate(tables)]
+    empty = pa.table({name: pa.array([], SCHEMA.field(name).type) for name in SCHEMA.names if name not in ("hash", "order")})
+    table = pa.concat_tables([empty, *(part.select(empty.column_names).cast(empty.schema) for part in numbered)]).combine_chunks()
+    keys = table["key"].combine_chunks()
+    if key_rule == "ordinal":  # a shard that is scanned alone does not know how many rows stand before it
+        keys = pa.array([f"row-{row:012d}" for row in range(len(table))], pa.large_string())
+        table = table.set_column(0, "key", keys)
+    order = sort_keys(keys)
+    _refuse_duplicates(keys, order, table, shards, where)
+    found = classes_of(table["label"].to_numpy(), classes, null_label, table, where)
+    table = table.append_column("hash", pa.array(hash_keys(_raw(keys)))).append_column("order", pa.array(order))
+    meta = IndexMeta(
+        version=INDEX_VERSION,
+        split=split,
+        key_rule=key_rule,
+        classes=found,
+        classes_inferred=found is not None and classes is None,
+        null_label=null_label,
+        fingerprint="",
+        shards=tuple(shards),
+    )
+    return with_fingerprint(Index(table.select(SCHEMA.names), meta))
+
+
+def with_fingerprint(index: Index) -> Index:
+    """The index with the fingerprint of its rows."""
+    rows = index.rows()
+    mark = fingerprint(rows.keys, rows.labels, rows.captions)
+    return replace(index, meta=index.meta.model_copy(update={"fingerprint": mark}))
+
+
+def _raw(keys: pa.Array) -> list[bytes]:
+    raw: list[bytes] = keys.cast(pa.large_binary()).to_pylist()
+    return raw
+
+
+def sort_keys(keys: pa.Array) -> Ints:
+    """The rows by ascending key bytes; nearly every source lies in that order already."""
+    if len(keys) < 2 or pc.all(pc.less(keys[:-1], keys[1:])).as_py():
+        return np.arange(len(keys))
+    order: Ints = pc.array_sort_indices(keys).to_numpy().astype(np.int64)
+    return order
+
+
+def _refuse_duplicates(keys: pa.Array, order: Ints, table: pa.Table, shards: Sequence[ShardStat], where: str) -> None:
+    ordered = keys.take(pa.array(order))
+    same = np.flatnonzero(np.asarray(pc.equal(ordered[:-1], ordered[1:]))) if len(keys) > 1 else np.zeros(0, np.int64)
+    problems = []
+    for row in order[same + 1][:5].tolist():
+        shard = shards[table["shard"][row].as_py()].name
+        problems.append(
+            Problem(
+                os.path.join(where, shard),
+                f"duplicate key ({len(same)} in all)",
+                "keys that are unique in a split",
+                "choose another --key rule, such as shard/key",
+                key=keys[row].as_py(),
+            )
+        )
+    if problems:
+        raise DatasetError(*problems)
+
+
+def classes_of(labels: Ints, classes: int | None, null_label: bool, table: pa.Table, where: str) -> int | None:
+    """K: as declared, else the largest label + 1; None where there are no labels."""
+    largest = int(labels.max(initial=-1))
+    if classes is None:
+        return largest + (0 if null_label else 1) if largest >= 0 else None
+    if largest >= classes + null_label:
+        row = int(labels.argmax())
+        found, key = f"label {largest}", table["key"][row].as_py()
+        raise DatasetError(Problem(where, found, f"labels below {classes}", "state the right --classes or mend the label", key=key))
+    return classes
+
+
+def save_index(index: Index, path: Path) -> None:
+    """Write an index to a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = index.table.replace_schema_metadata({"corruptkit": index.meta.model_dump_json()})
+    with open_atomic(path, path.parent) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def load_index(path: Path) -> Index | None:
+    """Map an index file; None where there is none that this version can read."""
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        meta = IndexMeta.model_validate_json((table.schema.metadata or {}).get(b"corruptkit", b""))
+    except (OSError, pa.ArrowInvalid, ValidationError, json.JSONDecodeError):
+        return None
+    matches = table.schema.remove_metadata() == SCHEMA and meta.version == INDEX_VERSION
+    return Index(table.replace_schema_metadata(None), meta) if matches else None

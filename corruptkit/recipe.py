@@ -1,0 +1,89 @@
+"""A recipe: a seed and a chain of corruptions. SPEC.md sections 1 and 5."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from corruptkit.corruptions import KINDS, Corruption
+from corruptkit.corruptions.fields import CANONICAL, Seed, Where
+from corruptkit.draws import Draws
+from corruptkit.errors import CatalogError, IntegrityError, Problem, validation_problems
+from corruptkit.manifest import RecipeIdentity
+
+
+class Recipe(BaseModel):
+    """What to do to a source: `Recipe(seed=0, chain=[Swap(ratio="0.05")])`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: Seed
+    # A plan digest gives a stage one byte.
+    chain: Annotated[tuple[Corruption, ...], Field(min_length=1, max_length=256)]
+
+    def identity(self) -> RecipeIdentity:
+        """The recipe as it stands in an identity."""
+        return RecipeIdentity(seed=self.seed, chain=[corruption.identity() for corruption in self.chain])
+
+    def inputs(self) -> list[bytes]:
+        """The canonical content that the identity names by digest: groups, matrices, key files."""
+        return [content for corruption in self.chain for content in corruption.inputs()]
+
+    def stage_draws(self, stage: int) -> Draws:
+        """The draws of a stage."""
+        kind = self.chain[stage].kind
+        return Draws(self.seed, f"{kind}@{stage}" if stage else kind)
+
+    def in_epoch(self, epoch: int) -> Recipe:
+        """The same recipe, drawn anew for an epoch."""
+        return Recipe(seed=f"{self.seed}.e{epoch}", chain=self.chain)
+
+
+_FIELDS = {
+    "": Recipe.model_fields.keys(),
+    "where": Where.model_fields.keys(),
+    **{kind: model.model_fields.keys() for kind, model in KINDS.items()},
+}
+
+
+def parse_recipe(table: Mapping[str, Any], file: str, folder: Path | None = None) -> Recipe:
+    """Read a recipe from plain values; paths in it are relative to `folder`. Raises CatalogError with every problem."""
+    try:
+        return Recipe.model_validate(table, context={"folder": folder})
+    except ValidationError as error:
+        raise CatalogError(*validation_problems(error, file, _FIELDS)) from None
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file (TOML; numbers are read as decimals)."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except OSError as error:
+        raise CatalogError(Problem(str(path), f"cannot be read: {error.strerror}", do="name a recipe file")) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CatalogError(Problem(str(path), f"not a TOML file: {error}", do="mend the file")) from None
+    return parse_recipe(table, str(path), path.parent)
+
+
+def recipe_from_identity(identity: RecipeIdentity, inputs: Mapping[str, bytes], file: str) -> Recipe:
+    """The recipe that an identity describes, its content looked up by digest."""
+    chain = [dict(entry) for entry in identity["chain"]]
+    for entry in chain:
+        entry["where"] = dict(entry.get("where") or {}) or None
+        for table in (entry, entry["where"] or {}):
+            for name in CANONICAL.keys() & table.keys():
+                table[name] = _restore_input(name, table[name], inputs, file)
+    return parse_recipe({"seed": identity["seed"], "chain": chain}, file)
+
+
+def _restore_input(name: str, digest: str, inputs: Mapping[str, bytes], file: str) -> Any:
+    if digest not in inputs:
+        raise IntegrityError(Problem(file, f"the recipe's {name} {digest} is missing", "its content under .corruptkit/inputs"))
+    text = inputs[digest].decode()
+    return text.splitlines() if name == "keys_file" else json.loads(text)

@@ -1,0 +1,100 @@
+"""Undoing a variant: its source's own bytes, from the variant alone."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from corruptkit.dataset import Dataset, open_source, open_variant
+from corruptkit.edits import compose_edits, map_edits, reverse_edits
+from corruptkit.errors import ConflictError, IntegrityError, Problem
+from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic
+from corruptkit.formats.overlay import read_edits
+from corruptkit.formats.sidecar import carried_files, sidecar_of
+from corruptkit.formats.tar import Member, Window, walk_members
+from corruptkit.formats.webdataset import Patch, open_shard, patch_shard
+from corruptkit.manifest import FOLDER, Manifest, read_manifest
+from corruptkit.verify import check_files
+
+_RESTORING = "restoring"
+
+
+def restore(path: str | Path, out: str | Path, *, source: str | Path | None = None) -> Path:
+    """Write a variant's source to an empty folder, byte for byte, and give the folder.
+
+    Shards and side-cars come from the variant and its originals; an overlay holds no shards, so its source is copied. Raises
+    IntegrityError where a file is not what the manifest says. Started again after a cut, it begins anew.
+    """
+    place, target = Path(path), Path(out)
+    manifest = read_manifest(place)
+    if problems := check_files(place, manifest):
+        raise IntegrityError(*problems)
+    if target.exists() and any(target.iterdir()) and not (target / FOLDER / _RESTORING).exists():
+        raise ConflictError(Problem(str(target), "the folder is not empty", "an empty folder or none", "choose another --out"))
+    with explain_disk(target):
+        partial = target / FOLDER / _RESTORING
+        partial.mkdir(parents=True, exist_ok=True)
+        with lock_folder(target):
+            if manifest.shards:
+                _undo_shards(place, target, partial, manifest)
+            else:
+                _copy_source(open_source(place, manifest, source), target, partial)
+            shutil.rmtree(target / FOLDER)
+    return target
+
+
+def _undo_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -> None:
+    """Every shard with its rewritten members put back, in the order in which the originals lie."""
+    variant = open_variant(place)
+    index = variant.index()
+    edits = map_edits(reverse_edits(compose_edits(read_edits(place / FOLDER / "plan.parquet"))), index)
+    keys = index.column("key")
+    known = {shard.name: shard.sha256 for shard in manifest.source.shards}
+    with open_shard(place / FOLDER / "originals.tar") as (window, size):
+        originals = walk_members(window.read, size, place / FOLDER / "originals.tar")
+        for shard, start, stop in variant.shard_rows():
+            by_key = {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)}
+            patches = patch_shard(shard, variant.layout, by_key, first_row=start)
+            found = _write_patched(shard, target / shard.name, partial, _put_back(patches, originals, window, shard))
+            if known.get(shard.name) and found != known[shard.name]:
+                raise IntegrityError(Problem(str(shard), f"restored, SHA-256 {found[:16]}...", known[shard.name][:16] + "...", "do not use it"))
+        kept = {member.name: window.read(member.data, member.size) for member in originals}
+    for sidecar in filter(None, map(sidecar_of, variant.shards)):
+        with open_atomic(target / sidecar.name, partial) as file:
+            file.write(kept.get(sidecar.name) or sidecar.read_bytes())
+    _copy_carried(place, target, partial)
+
+
+def _put_back(patches: Iterable[Patch], originals: Iterator[Member], window: Window, shard: Path) -> Iterator[Span]:
+    for patch in patches:
+        member = next(originals, None)
+        if member is None or member.name != patch.name:
+            found = f"the original of '{member.name}'" if member else "no original"
+            raise IntegrityError(Problem(str(shard), found, f"that of '{patch.name}'", "do not use it", key=patch.key))
+        yield patch.start, patch.end, window.read(member.start, member.end - member.start)
+
+
+def _copy_source(source: Dataset, target: Path, partial: Path) -> None:
+    """The source of an overlay as it reads: its shards, with the edits of an overlay below."""
+    for shard, start, stop in source.shard_rows():
+        patches = patch_shard(shard, source.layout, {}, source.shard_edits(start, stop), start)
+        _write_patched(shard, target / shard.name, partial, ((patch.start, patch.end, patch.content) for patch in patches))
+    folders = {shard.parent for shard in source.shards}
+    for sidecar in filter(None, map(sidecar_of, source.shards)):
+        _write_patched(sidecar, target / sidecar.name, partial, ())
+    for folder in folders:
+        _copy_carried(folder, target, partial)
+
+
+def _copy_carried(folder: Path, target: Path, partial: Path) -> None:
+    for file in carried_files(folder):
+        _write_patched(file, target / file.name, partial, ())
+
+
+def _write_patched(source: Path, target: Path, partial: Path, spans: Iterable[Span]) -> str:
+    digest = hashlib.sha256()
+    with source.open("rb", buffering=0) as file, open_atomic(target, partial) as out:
+        copy_patched(file, out, spans, digest)
+    return digest.hexdigest()

@@ -1,0 +1,211 @@
+"""Checking a variant: its bytes against its manifest, its conditions against its plan, its plan against its recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from corruptkit.dataset import Dataset, Watch, open_source, open_variant
+from corruptkit.digest import file_sha256, sha256_hex
+from corruptkit.edits import compose_edits, digest_edits, edit_index, map_edits, reverse_edits
+from corruptkit.engines.local import map_shards
+from corruptkit.errors import CorruptkitError, DatasetError, IntegrityError, Problem
+from corruptkit.formats.conditions import RowEdit
+from corruptkit.formats.overlay import read_edits
+from corruptkit.formats.tar import read_range
+from corruptkit.formats.webdataset import Layout, member_at, patch_shard
+from corruptkit.index import Index
+from corruptkit.manifest import FOLDER, Manifest, read_manifest
+from corruptkit.plan import make_plan, ratio_text
+from corruptkit.recipe import recipe_from_identity
+
+_PIECE = 1 << 22
+_OURS = ("manifest.json", "manifest.sha256")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked, in words, and every problem that was found; without problems the answer is yes."""
+
+    manifest: Manifest | None
+    checks: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def verify(
+    path: str | Path, *, source: str | Path | None = None, deep: bool = False, workers: int = 1, watch: Watch | None = None
+) -> Verification:
+    """Check a variant, trusting nothing but SPEC.md.
+
+    Digests of every file; the plan's digest and counts; the conditions in the shards, which with the plan's edits undone must
+    give the source's fingerprint; and the plan, made again from the recipe. With `source` that is done from the source itself;
+    `deep` compares every byte of the shards with it as well.
+    """
+    place = Path(path)
+    checks: list[str] = []
+    try:
+        manifest = read_manifest(place)
+    except (IntegrityError, DatasetError) as error:
+        return Verification(None, (), error.problems)
+    problems = check_files(place, manifest, workers, watch)
+    checks.append(f"{len(manifest.shards)} shards and {len(manifest.files)} other files have the SHA-256 of the manifest")
+    if not problems:
+        try:
+            for check in _check_content(place, manifest, source, deep):
+                checks.append(check)
+        except CorruptkitError as error:
+            problems = list(error.problems)
+    return Verification(manifest, tuple(checks), tuple(problems))
+
+
+def check_files(place: Path, manifest: Manifest, workers: int = 1, watch: Watch | None = None) -> list[Problem]:
+    """Missing, changed and unlisted files."""
+    listed = {shard.name: (shard.bytes, shard.sha256) for shard in manifest.shards}
+    listed |= {record.path: (record.bytes, record.sha256) for record in manifest.files}
+    found = map_shards(_digest_task, [place / name for name in listed], workers)
+    problems = []
+    for (name, (_, expected)), digest in zip(listed.items(), watch(found, len(listed)) if watch else found, strict=True):
+        if digest != expected:
+            what = f"SHA-256 {digest[:16]}..." if digest else "it is missing or cannot be read"
+            problems.append(Problem(str(place / name), what, f"SHA-256 {expected[:16]}...", "do not use it; make the variant again"))
+    known = {*listed, *(f"{FOLDER}/{name}" for name in _OURS)}
+    for file in sorted(file for file in place.rglob("*") if not file.is_dir() or file.is_symlink()):
+        name = file.relative_to(place).as_posix()
+        if name not in known and not (file.parent == place / FOLDER and file.name.startswith("index-")):
+            problems.append(Problem(str(file), "a file that the manifest does not list", do="remove it or do not use the variant"))
+    return problems
+
+
+def _digest_task(file: Path) -> str:
+    try:
+        return file_sha256(file) if file.is_file() and not file.is_symlink() else ""
+    except OSError:
+        return ""
+
+
+def _check_content(place: Path, manifest: Manifest, source: str | Path | None, deep: bool) -> Iterator[str]:
+    """Yield each check that holds; raise where one does not."""
+    edits = read_edits(place / FOLDER / "plan.parquet")
+    _check_plan(place, manifest, edits)
+    yield f"the plan's {edits.num_rows:,} edits have the digest that the variant_id names"
+    variant = open_variant(place) if manifest.shards else None
+    below = open_source(place, manifest, source) if source is not None or variant is None else None
+    known = None if below is None else below.index()
+    if below is not None:
+        yield f"the source at {below.path} has the fingerprint that the variant_id names"
+    if variant is not None:
+        known = _undo_edits(place, manifest, variant.index(cache=False), edits)
+        yield "the shards hold every new value, and without the edits they have the source's fingerprint"
+    assert known is not None, "a variant has shards or a source"
+    _check_recipe(place, manifest, known, edits)
+    yield "the recipe, planned again, gives the same edits"
+    if deep:
+        if variant is None or below is None:
+            do = "materialise it first" if variant is None else "state --source PATH"
+            raise DatasetError(Problem(str(place), "there is nothing to compare", "shards and their source", do))
+        _compare_shards(variant, below, edits)
+        yield "every byte of every shard is the source's or the plan's"
+
+
+def _undo_edits(place: Path, manifest: Manifest, index: Index, edits: pa.Table) -> Index:
+    """The index of the source, from the shards of the variant."""
+    composed = compose_edits(edits)
+    found = map_edits(composed, index)
+    start = 0
+    for stat, record in zip(index.meta.shards, manifest.shards, strict=True):
+        _expect(place / record.name, "rows", str(stat.rows), str(record.rows))
+        _expect(place / record.name, "edits", str(int(found.count[start : start + stat.rows].sum())), str(record.edits))
+        start += stat.rows
+    undone = edit_index(index, reverse_edits(composed))
+    # Old values stand in the plan alone: a shard without its new value is seen by making the variant of the source again.
+    again = edit_index(undone, composed)
+    _expect(place, "new values of the plan that give the fingerprint", again.meta.fingerprint, index.meta.fingerprint)
+    _expect(place, "without the edits, the fingerprint", undone.meta.fingerprint, manifest.identity["source"]["fingerprint"])
+    return undone
+
+
+def _expect(place: Path, what: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise IntegrityError(Problem(str(place), f"{what} {found:.40}", f"{expected:.40}", "do not use it"))
+
+
+def _check_plan(place: Path, manifest: Manifest, edits: pa.Table) -> None:
+    file = place / FOLDER / "plan.parquet"
+    _expect(file, "the digest", digest_edits(edits), manifest.identity["plan_digest"])
+    _expect(file, "the number of edits", str(edits.num_rows), str(manifest.identity["edits"]))
+    changed = len(pc.unique(compose_edits(edits)["key"]))
+    rows = manifest.identity["source"]["rows"]
+    counts = manifest.counts
+    _expect(file, "counts.rows", str(rows), str(counts.rows))
+    _expect(file, "counts.changed", str(changed), str(counts.changed))
+    _expect(file, "counts.effective_ratio", ratio_text(changed, rows), counts.effective_ratio)
+
+
+def _check_recipe(place: Path, manifest: Manifest, index: Index, edits: pa.Table) -> None:
+    """Plan again and compare everything but the shards' names, which another layout of the same rows does not share."""
+    inputs = {}
+    for record in manifest.files:
+        if record.path.startswith(f"{FOLDER}/inputs/"):
+            content = (place / record.path).read_bytes()
+            inputs[sha256_hex(content)] = content
+    recipe = recipe_from_identity(manifest.identity["recipe"], inputs, str(place / FOLDER / "manifest.json"))
+    plan = make_plan(recipe, index)
+    for field, mine in plan.identity.items():
+        theirs = manifest.identity[field]  # type: ignore[literal-required]
+        _expect(place, f"planned again, the identity's {field}", str(mine), str(theirs))
+    _expect(place, "planned again, the counts", plan.counts().model_dump_json(), manifest.counts.model_dump_json())
+    if not plan.edits.drop_columns("shard").equals(edits.drop_columns("shard")):
+        expected = "those of the recipe planned again"
+        raise IntegrityError(Problem(str(place / FOLDER / "plan.parquet"), "other edits", expected, "do not use it"))
+
+
+def _compare_shards(variant: Dataset, below: Dataset, edits: pa.Table) -> None:
+    """Every shard of a variant against the source's bytes with the plan's members rewritten."""
+    names = [[shard.name for shard in dataset.shards] for dataset in (variant, below)]
+    if names[0] != names[1]:
+        found, expected = f"{len(names[0])} shards", f"the source's {len(names[1])} shards, by name"
+        raise IntegrityError(Problem(str(variant.path), found, expected, "name the source it was made of"))
+    plan = map_edits(compose_edits(edits), below.index())
+    keys = below.index().column("key")
+    for mine, (shard, start, stop) in zip(variant.shards, below.shard_rows(), strict=True):
+        by_key = {keys[row].as_py(): edit for row, edit in plan.of_rows(start, stop)}
+        compare_shard(mine, shard, variant.layout, by_key, below.shard_edits(start, stop), start)
+
+
+def compare_shard(
+    mine: Path, source: Path, layout: Layout, edits: dict[str, RowEdit], below: dict[str, RowEdit], first_row: int = 0
+) -> None:
+    """Raise IntegrityError with the first member in which a shard is not what the edits make of its source."""
+    descriptors = [os.open(file, os.O_RDONLY) for file in (mine, source)]
+    try:
+        place = shift = 0  # in the source; and how far the variant is ahead of it
+        size = os.fstat(descriptors[1]).st_size
+        for patch in [*patch_shard(source, layout, edits, below, first_row), None]:
+            stop = size if patch is None else patch.start
+            for at in range(place, stop, _PIECE):
+                length = min(_PIECE, stop - at)
+                pair = read_range(descriptors[0], at + shift, length), read_range(descriptors[1], at, length)
+                if pair[0] != pair[1]:
+                    raise _differs(mine, member_at(source, at + _first_difference(*pair)))
+            if patch is not None:
+                if read_range(descriptors[0], patch.start + shift, len(patch.content)) != patch.content:
+                    raise _differs(mine, patch.name)
+                place, shift = patch.end, shift + len(patch.content) - (patch.end - patch.start)
+        if os.fstat(descriptors[0]).st_size != size + shift:
+            raise _differs(mine, "the end of the archive")
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _first_difference(a: bytes, b: bytes) -> int:
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _differs(shard: Path, name: str) -> IntegrityError:
+    return IntegrityError(Problem(str(shard), "bytes that neither the source nor the plan explains", do="do not use it", key=name))
