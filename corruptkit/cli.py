@@ -53,8 +53,12 @@ def _add_make(commands: Any) -> None:
     ):
         parser = _add_command(commands, name, text)
         source = parser.add_argument_group("what to corrupt").add_mutually_exclusive_group()
-        source.add_argument("--dataset", metavar="NAME", help="a data set of the catalog: $CORRUPTKIT_DATA/NAME, ./data/NAME, else fetched if free")
-        source.add_argument("--source", metavar="PATH", help="a folder of WebDataset shards, one shard, a 'DIR/*.tar' pattern, or a variant")
+        source.add_argument(
+            "--dataset", metavar="NAME", help="a data set of the catalog: $CORRUPTKIT_DATA/NAME, ./data/NAME, else fetched if free"
+        )
+        source.add_argument(
+            "--source", metavar="PATH", help="a folder of WebDataset shards, one shard, a 'DIR/*.tar' pattern, or a variant"
+        )
         what = parser.add_argument_group("how to corrupt it")
         kind = what.add_mutually_exclusive_group()
         kind.add_argument("--flip", metavar="R", help="share of labels to change, 0 to 1; several with commas, one variant each")
@@ -71,7 +75,9 @@ def _add_make(commands: Any) -> None:
         where = parser.add_argument_group("what to write")
         if name == "make":
             where.add_argument("--format", choices=("webdataset", "overlay"), help="default: the source's own")
-        where.add_argument("--out", metavar="DIR", help="default: ./SOURCE-KIND[-MODE]-RATIO-sSEED; with several variants, the folder of them all")
+        where.add_argument(
+            "--out", metavar="DIR", help="default: ./SOURCE-KIND[-MODE]-RATIO-sSEED; with several variants, the folder of them all"
+        )
         where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
         where.add_argument("--catalog", metavar="DIR", help="another catalog than the one that ships ($CORRUPTKIT_CATALOG)")
 
@@ -81,7 +87,9 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--split", metavar="NAME", help="default: train, or the only one")
     how.add_argument("--classes", type=_count, metavar="K", help="number of classes (default: the catalog's, else the largest label + 1)")
     how.add_argument("--key", metavar="RULE", help="sample (default), stem, shard/key, ordinal, regex:R, json:FIELD")
-    how.add_argument("--label-column", metavar="C", default="", help="member suffix or .json field that holds the label (default: cls, label)")
+    how.add_argument(
+        "--label-column", metavar="C", default="", help="member suffix or .json field that holds the label (default: cls, label)"
+    )
     how.add_argument("--caption-column", metavar="C", default="", help="the same for the caption (default: txt, caption)")
 
 
@@ -129,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except CorruptkitError as error:
-        return _report(command, error, as_json)
+        return _report(command, error, as_json=as_json)
     except KeyboardInterrupt:
         print("interrupted; start the same command again to resume", file=sys.stderr)
         return 130
@@ -160,7 +168,7 @@ def _run(words: list[str]) -> int:
     return outcome.status
 
 
-def _report(command: str, error: CorruptkitError, as_json: bool) -> int:
+def _report(command: str, error: CorruptkitError, *, as_json: bool) -> int:
     if as_json:
         problems = [problem.as_json() for problem in error.problems]
         print(json.dumps({"command": command, "variants": [], "problems": problems}, ensure_ascii=False))

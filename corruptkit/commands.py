@@ -6,7 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from corruptkit.fetching import fetch
 from corruptkit.files import open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
-from corruptkit.manifest import FOLDER, CountRecord, Manifest, command_line, read_manifest
+from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe, load_recipe, parse_recipe
 from corruptkit.restore import restore
@@ -63,10 +63,10 @@ def make_variants(args: Namespace) -> Outcome:
         _warn(plan, dataset)
         form = args.format or (dataset.manifest.circumstance.format if dataset.manifest else "webdataset")
         out = _target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes))
-        manifest = write_variant(
-            dataset, plan, out, form, workers=_workers(args), watch=_watch("write"), command=command_line(), catalog_digest=catalog.digest
+        manifest = write_variant(dataset, plan, out, form, workers=_workers(args), watch=_watch("write"), catalog_digest=catalog.digest)
+        variants.append(
+            {"variant_id": plan.variant_id, "path": str(out), "format": form, "counts": manifest.counts.model_dump(mode="json")}
         )
-        variants.append({"variant_id": plan.variant_id, "path": str(out), "format": form, "counts": manifest.counts.model_dump(mode="json")})
         lines += [f"{out}  ({form}, variant_id {plan.variant_id})", f"  {_count_line(manifest.counts)}"]
     lines.append(f"check it: corruptkit verify {variants[-1]['path']}")
     return Outcome(lines, {"variants": variants})
@@ -142,7 +142,9 @@ def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
     kind = "flip" if args.flip is not None else "swap"
     ratios = args.flip if args.flip is not None else args.swap
     if ratios is None:
-        raise CatalogError(Problem("corruptkit make", "nothing says how to corrupt", do="give --flip R, --swap R, --recipe FILE or --variant NAME"))
+        raise CatalogError(
+            Problem("corruptkit make", "nothing says how to corrupt", do="give --flip R, --swap R, --recipe FILE or --variant NAME")
+        )
     given = {name: getattr(args, name) for name in ("mode", "groups", "matrix", "of") if getattr(args, name) is not None}
     found = []
     for ratio, seed in product(ratios.split(","), (args.seed or "0").split(",")):
@@ -162,7 +164,7 @@ def _open_request(args: Namespace, catalog: Catalog) -> Dataset:
         return open_dataset(args.source, key=args.key, classes=args.classes, **flags)
     entry = catalog.source(args.dataset)
     classes = entry.classes if args.classes is None else args.classes
-    return open_dataset(_find_source(entry), name=entry.name, key=args.key or entry.key_rule, classes=classes, **flags)
+    return replace(open_dataset(_find_source(entry), key=args.key or entry.key_rule, classes=classes, **flags), name=entry.name)
 
 
 def _find_source(entry: Source) -> Path:
@@ -184,7 +186,9 @@ def _default_home(name: str) -> Path:
 def verify_variant(args: Namespace) -> Outcome:
     found = verify(args.path, source=args.source, deep=args.deep, workers=_workers(args), watch=_watch("verify"))
     lines = [f"ok: {check}" for check in found.checks] + [f"problem: {problem}" for problem in found.problems]
-    lines.append(f"{args.path}: {'NOT verified' if found.problems else f'verified, variant_id {found.manifest and found.manifest.variant_id}'}")
+    lines.append(
+        f"{args.path}: {'NOT verified' if found.problems else f'verified, variant_id {found.manifest and found.manifest.variant_id}'}"
+    )
     data = {"verified": not found.problems, "checks": list(found.checks), "problems": [problem.as_json() for problem in found.problems]}
     return Outcome(lines, data | {"variants": _variants(args.path, found.manifest)}, 1 if found.problems else 0)
 
@@ -205,7 +209,9 @@ def restore_source(args: Namespace) -> Outcome:
 def diff_datasets(args: Namespace) -> Outcome:
     found = diff(args.first, args.second)
     lines = [f"{name}: {escape_text(f'{a!r:.60}')} | {escape_text(f'{b!r:.60}')}" for name, a, b in found.identity]
-    lines += [f"{key}: only in {place}" for place, keys in ((args.first, found.only_first), (args.second, found.only_second)) for key in keys]
+    lines += [
+        f"{key}: only in {place}" for place, keys in ((args.first, found.only_first), (args.second, found.only_second)) for key in keys
+    ]
     lines += [escape_text(f"{key}: {name} {a!r} | {b!r}") for key, name, a, b in found.changed]
     count = len(found.only_first) + len(found.only_second) + len(found.changed)
     shown = lines[: args.limit] + ([f"... {len(lines) - args.limit:,} more (--limit)"] if len(lines) > args.limit else [])
@@ -225,7 +231,8 @@ def show_variant(args: Namespace) -> Outcome:
     source, made = manifest.identity["source"], manifest.circumstance
     lines = [
         f"{args.path}: {made.format}, variant_id {manifest.variant_id}",
-        f"  source    {manifest.source.name}, split {source['split']}, {source['rows']:,} rows, K = {source['classes']}, {manifest.source.source_url}",
+        f"  source    {manifest.source.name}, split {source['split']}, {source['rows']:,} rows, K = {source['classes']}",
+        f"  from      {manifest.source.source_url}",
         f"  recipe    seed {manifest.identity['recipe']['seed']}: {', then '.join(map(_stage_line, manifest.identity['recipe']['chain']))}",
         f"  counts    {_count_line(manifest.counts)}",
         f"  files     {len(manifest.shards)} shards, {sum(shard.bytes for shard in manifest.shards):,} bytes",

@@ -60,13 +60,13 @@ class Dataset:
     def index(self, *, workers: int = 1, watch: Watch | None = None, cache: bool = True) -> Index:
         """The index of the rows as they read, edits applied; read from its file where the shards have not changed since."""
         if "_source_index" not in vars(self):
-            vars(self)["_source_index"] = _load_or_scan(self, workers, watch, cache)
+            vars(self)["_source_index"] = _load_or_scan(self, workers, watch, cache=cache)
         source = self._source_index
         return source if self.edits is None else edit_index(source, self.edits)
 
     @cached_property
     def _source_index(self) -> Index:
-        return _load_or_scan(self, 1, None, True)
+        return _load_or_scan(self)
 
     @cached_property
     def _edit_map(self) -> EditMap | None:
@@ -100,9 +100,10 @@ class Dataset:
 
     def samples(self) -> Iterator[tuple[Path, str, Row]]:
         """Every sample in source order: its shard, its key, and its stem (`__key__`) and members by suffix."""
-        return chain.from_iterable(self._shard_samples(*part) for part in self.shard_rows())
+        return chain.from_iterable(self.shard_samples(*part) for part in self.shard_rows())
 
-    def _shard_samples(self, shard: Path, start: int, stop: int) -> Iterator[tuple[Path, str, Row]]:
+    def shard_samples(self, shard: Path, start: int, stop: int) -> Iterator[tuple[Path, str, Row]]:
+        """The samples of one of `shard_rows`."""
         for key, sample in read_samples(shard, self.layout, self.shard_edits(start, stop), start):
             yield shard, key, sample
 
@@ -158,7 +159,7 @@ class WebSamples:
     def __iter__(self) -> Iterator[Row]:
         first, step = worker_share()
         for part in self.dataset.shard_rows()[first::step]:
-            for shard, _, sample in self.dataset._shard_samples(*part):
+            for shard, _, sample in self.dataset.shard_samples(*part):
                 yield {"__key__": sample["__key__"], "__url__": str(shard), **sample}
 
 
@@ -205,7 +206,6 @@ def open_dataset(
     path: str | Path,
     *,
     source: str | Path | None = None,
-    name: str | None = None,
     split: str | None = None,
     key: str | None = None,
     classes: int | None = None,
@@ -224,7 +224,8 @@ def open_dataset(
         raise DatasetError(Problem(str(place), "an unfinished variant", "a finished one", do))
     shards = list_shards(place, split)
     layout = Layout(check_rule(key or "sample"), Columns(label_column, caption_column))
-    return Dataset(place, name or place.resolve().name, tuple(shards), layout, split_of(shards, split), classes)
+    known = place if place.is_dir() else place.parent if glob.has_magic(place.name) else place.with_suffix("")
+    return Dataset(place, known.resolve().name, tuple(shards), layout, split_of(shards, split), classes)
 
 
 def open_variant(place: Path, source: str | Path | None = None, *, depth: int = _NESTED) -> Dataset:
@@ -266,7 +267,7 @@ def _as_source(where: Path, manifest: Manifest, shards: tuple[Path, ...]) -> Dat
     return Dataset(where, record.name, shards, layout, known["split"], known["classes"], known.get("null_label", False))
 
 
-def _load_or_scan(dataset: Dataset, workers: int, watch: Watch | None, cache: bool) -> Index:
+def _load_or_scan(dataset: Dataset, workers: int = 1, watch: Watch | None = None, *, cache: bool = True) -> Index:
     """The index of the shards as they lie, from its file where that is still true."""
     stats = [_stat(shard) for shard in dataset.shards]
     question = [dataset.split, dataset.classes, dataset.null_label, *dataset.layout.columns, dataset.layout.key_rule]

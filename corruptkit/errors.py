@@ -90,7 +90,9 @@ def validation_problems(error: ValidationError, file: str, fields: Mapping[str, 
     """Turn pydantic's report into problems; `fields` gives the valid words of a table ("" is the top one)."""
     details = error.errors(include_url=False)
     # A bad item makes pydantic call its list too short as well.
-    details = [d for d in details if d["type"] != "too_short" or not any(e["loc"][: len(d["loc"])] == d["loc"] != e["loc"] for e in details)]
+    details = [
+        d for d in details if d["type"] != "too_short" or not any(e["loc"][: len(d["loc"])] == d["loc"] != e["loc"] for e in details)
+    ]
     return [_one_problem(detail, file, fields or {}) for detail in details]
 
 

@@ -31,9 +31,9 @@ def open_atomic(path: Path, partial: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, partial: Path) -> None:
     """Write a small file so."""
-    with open_atomic(path, path.parent) as file:
+    with open_atomic(path, partial) as file:
         file.write(content)
 
 
@@ -64,11 +64,15 @@ def explain_disk(target: Path) -> Iterator[None]:
     """One clear line for a disk that has no room; what is finished stays."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConflictError(Problem(str(error.filename or target), "it is not a folder", "a folder", "choose another --out")) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             do = "free some space and start the same command again: it resumes"
             raise DatasetError(Problem(str(target), "no space left on the device", do=do)) from None
-        raise DatasetError(Problem(str(error.filename or target), f"cannot be written: {error.strerror}", do="mend it and resume")) from error
+        raise DatasetError(
+            Problem(str(error.filename or target), f"cannot be written: {error.strerror}", do="mend it and resume")
+        ) from error
 
 
 def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any) -> None:
@@ -88,7 +92,9 @@ def _copy_range(source: BinaryIO, out: BinaryIO, start: int, stop: int, digest: 
     while start < stop:
         piece = os.pread(source.fileno(), min(_PIECE, stop - start), start)
         if not piece:
-            raise DatasetError(Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again"))
+            raise DatasetError(
+                Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again")
+            )
         digest.update(piece)
         _send_piece(source.fileno(), out.fileno(), start, piece)
         start += len(piece)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,7 +125,7 @@ def make_index(
         table = table.set_column(0, "key", keys)
     order = sort_keys(keys)
     _refuse_duplicates(keys, order, table, shards, where)
-    found = classes_of(table["label"].to_numpy(), classes, null_label, table, where)
+    found = _count_classes(table, classes, where, null_label=null_label)
     table = table.append_column("hash", pa.array(hash_keys(_raw(keys)))).append_column("order", pa.array(order))
     meta = IndexMeta(
         version=INDEX_VERSION,
@@ -169,7 +168,7 @@ def _refuse_duplicates(keys: pa.Array, order: Ints, table: pa.Table, shards: Seq
         shard = shards[table["shard"][row].as_py()].name
         problems.append(
             Problem(
-                os.path.join(where, shard),
+                str(Path(where) / shard),
                 f"duplicate key ({len(same)} in all)",
                 "keys that are unique in a split",
                 "choose another --key rule, such as shard/key",
@@ -180,14 +179,14 @@ def _refuse_duplicates(keys: pa.Array, order: Ints, table: pa.Table, shards: Seq
         raise DatasetError(*problems)
 
 
-def classes_of(labels: Ints, classes: int | None, null_label: bool, table: pa.Table, where: str) -> int | None:
+def _count_classes(table: pa.Table, classes: int | None, where: str, *, null_label: bool) -> int | None:
     """K: as declared, else the largest label + 1; None where there are no labels."""
+    labels = table["label"].to_numpy()
     largest = int(labels.max(initial=-1))
     if classes is None:
         return largest + (0 if null_label else 1) if largest >= 0 else None
     if largest >= classes + null_label:
-        row = int(labels.argmax())
-        found, key = f"label {largest}", table["key"][row].as_py()
+        found, key = f"label {largest}", table["key"][int(labels.argmax())].as_py()
         raise DatasetError(Problem(where, found, f"labels below {classes}", "state the right --classes or mend the label", key=key))
     return classes
 

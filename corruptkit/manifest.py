@@ -6,15 +6,15 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from corruptkit.digest import canonical_json, sha256_hex, variant_id
 from corruptkit.errors import DatasetError, IntegrityError, Problem, validation_problems
@@ -22,6 +22,7 @@ from corruptkit.errors import DatasetError, IntegrityError, Problem, validation_
 FOLDER = ".corruptkit"
 FORMAT_VERSION = 1
 _LARGEST = 64 << 20
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -210,15 +211,13 @@ def _load_table(content: bytes, file: str) -> dict[str, Any]:
     return table
 
 
-def describe_circumstance(
-    format: Literal["webdataset", "overlay"], command: Sequence[str], started: str, catalog_digest: str
-) -> Circumstance:
+def describe_circumstance(format: Literal["webdataset", "overlay"], started: str, catalog_digest: str) -> Circumstance:
     """The circumstance block of a variant that is finished now."""
     names = ("corruptkit", "numpy", "pyarrow", "xxhash")
     versions = {"python": platform.python_version()} | {name: version(name) for name in names}
     return Circumstance(
         versions=versions,
-        command=tuple(strip_secrets(word) for word in command),
+        command=tuple(strip_secrets(word) for word in command_line()),
         started=started,
         finished=utc_now(),
         format=format,
@@ -238,12 +237,13 @@ def command_line() -> list[str]:
 
 
 def strip_secrets(text: str) -> str:
-    """A URL without user info, query and fragment; other text as it is."""
-    if not re.match(r"[a-z][a-z0-9+.-]*://", text):
-        return text
-    parts = urlsplit(text)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    """Text with its URLs bare of user info, query and fragment."""
+    return _URL.sub(lambda match: _bare_url(match[0]), text)
+
+
+def _bare_url(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def differing_fields(mine: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

@@ -75,8 +75,9 @@ def make_plan(recipe: Recipe, index: Index, *, strict: bool = False) -> Plan:
             raise CatalogError(Problem("recipe", str(error), key=f"chain.{stage}")) from None
         _refuse_missing(decision, rows, stage)
         olds.append(decision.old_values(rows) if len(decision.rows) else pa.array([], _TEXT))
-        rows = decision.apply(rows)
         decisions.append(decision)
+        if stage + 1 < len(recipe.chain):
+            rows = decision.apply(rows)
     stages = tuple(
         StageRecord(kind=corruption.kind, eligible=decision.eligible, selected=decision.selected, edits=len(decision.rows))
         for corruption, decision in zip(recipe.chain, decisions, strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from corruptkit.dataset import Dataset, open_source, open_variant
 from corruptkit.edits import compose_edits, map_edits, reverse_edits
 from corruptkit.errors import ConflictError, IntegrityError, Problem
-from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic
+from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic, write_atomic
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.sidecar import carried_files, sidecar_of
 from corruptkit.formats.tar import Member, Window, walk_members
@@ -59,11 +59,12 @@ def _undo_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -
             patches = patch_shard(shard, variant.layout, by_key, first_row=start)
             found = _write_patched(shard, target / shard.name, partial, _put_back(patches, originals, window, shard))
             if known.get(shard.name) and found != known[shard.name]:
-                raise IntegrityError(Problem(str(shard), f"restored, SHA-256 {found[:16]}...", known[shard.name][:16] + "...", "do not use it"))
+                raise IntegrityError(
+                    Problem(str(shard), f"restored, SHA-256 {found[:16]}...", known[shard.name][:16] + "...", "do not use it")
+                )
         kept = {member.name: window.read(member.data, member.size) for member in originals}
     for sidecar in filter(None, map(sidecar_of, variant.shards)):
-        with open_atomic(target / sidecar.name, partial) as file:
-            file.write(kept.get(sidecar.name) or sidecar.read_bytes())
+        write_atomic(target / sidecar.name, kept.get(sidecar.name) or sidecar.read_bytes(), partial)
     _copy_carried(place, target, partial)
 
 

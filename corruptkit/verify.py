@@ -26,6 +26,7 @@ from corruptkit.recipe import recipe_from_identity
 
 _PIECE = 1 << 22
 _OURS = ("manifest.json", "manifest.sha256")
+_SCRATCH = (f"{FOLDER}/index-", f"{FOLDER}/partial/")  # no reader takes these for data, and verify reads neither
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ def verify(
     checks.append(f"{len(manifest.shards)} shards and {len(manifest.files)} other files have the SHA-256 of the manifest")
     if not problems:
         try:
-            for check in _check_content(place, manifest, source, deep):
-                checks.append(check)
+            checks.extend(_check_content(place, manifest, source, deep=deep))
         except CorruptkitError as error:
             problems = list(error.problems)
     return Verification(manifest, tuple(checks), tuple(problems))
@@ -76,7 +76,7 @@ def check_files(place: Path, manifest: Manifest, workers: int = 1, watch: Watch 
     known = {*listed, *(f"{FOLDER}/{name}" for name in _OURS)}
     for file in sorted(file for file in place.rglob("*") if not file.is_dir() or file.is_symlink()):
         name = file.relative_to(place).as_posix()
-        if name not in known and not (file.parent == place / FOLDER and file.name.startswith("index-")):
+        if name not in known and not name.startswith(_SCRATCH):
             problems.append(Problem(str(file), "a file that the manifest does not list", do="remove it or do not use the variant"))
     return problems
 
@@ -88,14 +88,14 @@ def _digest_task(file: Path) -> str:
         return ""
 
 
-def _check_content(place: Path, manifest: Manifest, source: str | Path | None, deep: bool) -> Iterator[str]:
+def _check_content(place: Path, manifest: Manifest, source: str | Path | None, *, deep: bool) -> Iterator[str]:
     """Yield each check that holds; raise where one does not."""
     edits = read_edits(place / FOLDER / "plan.parquet")
     _check_plan(place, manifest, edits)
     yield f"the plan's {edits.num_rows:,} edits have the digest that the variant_id names"
     variant = open_variant(place) if manifest.shards else None
     below = open_source(place, manifest, source) if source is not None or variant is None else None
-    known = None if below is None else below.index()
+    known = None if below is None else below.index(cache=below.manifest is None)
     if below is not None:
         yield f"the source at {below.path} has the fingerprint that the variant_id names"
     if variant is not None:

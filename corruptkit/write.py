@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from corruptkit.formats.overlay import write_edits
 from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.formats.webdataset import Layout, patch_shard, split_name
+from corruptkit.index import ShardStat
 from corruptkit.manifest import (
     FOLDER,
     FileRecord,
@@ -66,10 +68,10 @@ class ShardTask:
 
     variant_id: str
     source: Path
+    stat: ShardStat
     out: Path
     layout: Layout
     first_row: int
-    rows: int
     edits: dict[str, RowEdit]
     below: dict[str, RowEdit]
 
@@ -82,7 +84,6 @@ def write_variant(
     *,
     workers: int = 1,
     watch: Watch | None = None,
-    command: Sequence[str] = (),
     catalog_digest: str = "",
 ) -> Manifest:
     """Write the variant that a plan makes of a data set, or finish it, or return at once if it is there.
@@ -111,7 +112,7 @@ def write_variant(
                     shards=tuple(part.shard for part in done),
                     files=tuple(sorted(files, key=lambda record: record.path)),
                     source=source,
-                    circumstance=describe_circumstance(format, command, started, catalog_digest),
+                    circumstance=describe_circumstance(format, started, catalog_digest),
                 )
                 _write_manifest(target, finished)
             shutil.rmtree(target / FOLDER / _PARTIAL, ignore_errors=True)
@@ -170,7 +171,7 @@ def _claim_target(target: Path, plan: Plan, format: Format, source: SourceRecord
     partial.mkdir(parents=True, exist_ok=True)
     for leftover in partial.glob("*.tmp"):
         leftover.unlink(missing_ok=True)
-    write_atomic(partial / "target.json", json.dumps(mine, ensure_ascii=False).encode())
+    write_atomic(partial / "target.json", json.dumps(mine, ensure_ascii=False).encode(), partial)
     return None
 
 
@@ -205,19 +206,19 @@ def _make_tasks(dataset: Dataset, plan: Plan, target: Path) -> list[ShardTask]:
         ShardTask(
             plan.variant_id,
             shard,
+            stat,
             target,
             dataset.layout,
             start,
-            stop - start,
             {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)},
             dataset.shard_edits(start, stop),
         )
-        for shard, start, stop in dataset.shard_rows()
+        for (shard, start, stop), stat in zip(dataset.shard_rows(), index.meta.shards, strict=True)
     ]
 
 
 def _check_space(target: Path, tasks: Sequence[ShardTask], plan: Plan) -> None:
-    need = sum(task.source.stat().st_size for task in tasks if _read_done(task) is None) + plan.edits.nbytes
+    need = sum(task.stat.bytes for task in tasks if _read_done(task) is None) + plan.edits.nbytes
     free = shutil.disk_usage(target).free
     if need > free:
         do = "free some space, choose another --out, or use --format overlay"
@@ -238,12 +239,19 @@ def write_shard(task: ShardTask) -> ShardDone:
         open_atomic(task.out / name, partial) as out,
     ):
         copy_patched(source, out, _keep_originals(task, originals, stems), digest)
+        _refuse_changed(task, os.fstat(source.fileno()))
         size = out.tell()
-    shard = ShardRecord(name=name, rows=task.rows, bytes=size, sha256=digest.hexdigest(), edits=sum(map(len, task.edits.values())))
+    shard = ShardRecord(name=name, rows=task.stat.rows, bytes=size, sha256=digest.hexdigest(), edits=sum(map(len, task.edits.values())))
     sidecar, rewritten = _write_sidecar(task, partial, stems)
     done = ShardDone(variant_id=task.variant_id, shard=shard, sidecar=sidecar, sidecar_rewritten=rewritten)
-    write_atomic(partial / f"{name}.json", done.model_dump_json().encode())
+    write_atomic(partial / f"{name}.json", done.model_dump_json().encode(), partial)
     return done
+
+
+def _refuse_changed(task: ShardTask, found: os.stat_result) -> None:
+    if (found.st_size, found.st_mtime_ns) != (task.stat.bytes, task.stat.mtime_ns):
+        what, expected = "its size or time has changed", "the shard as it was indexed"
+        raise DatasetError(Problem(str(task.source), what, expected, "the source has changed: start again"))
 
 
 def _keep_originals(task: ShardTask, originals: BinaryIO, stems: dict[str, str]) -> Iterator[Span]:
@@ -274,8 +282,7 @@ def _write_sidecar(task: ShardTask, partial: Path, stems: Mapping[str, str]) -> 
     edits = below | {stems[key]: {**task.below.get(key, {}), **edit} for key, edit in task.edits.items()}
     original, target = partial / f"{source.name}.original", task.out / source.name
     for path, wanted in ((original, below), (target, edits)):
-        with open_atomic(path, partial) as out:
-            out.write(rewrite_sidecar(source, wanted, task.layout.columns) or source.read_bytes())
+        write_atomic(path, rewrite_sidecar(source, wanted, task.layout.columns) or source.read_bytes(), partial)
     record = describe_file(task.out, source.name)
     return record, record.sha256 != file_sha256(original)
 
@@ -295,8 +302,7 @@ def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[Shard
     for content in plan.recipe.inputs():
         (hidden / "inputs").mkdir(exist_ok=True)
         names.append(f"{FOLDER}/inputs/{sha256_hex(content)}")
-        with open_atomic(target / names[-1], partial) as file:
-            file.write(content)
+        write_atomic(target / names[-1], content, partial)
     if format == "webdataset":
         names.append(f"{FOLDER}/originals.tar")
         with open_atomic(hidden / "originals.tar", partial) as file:
@@ -304,8 +310,7 @@ def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[Shard
     folder = dataset.shards[0].parent if dataset.shards else dataset.path
     for source in carried_files(folder):
         names.append(source.name)
-        with open_atomic(target / source.name, partial) as file:
-            file.write(source.read_bytes())
+        write_atomic(target / source.name, source.read_bytes(), partial)
     return [describe_file(target, name) for name in dict.fromkeys(names)] + [part.sidecar for part in done if part.sidecar]
 
 
@@ -325,5 +330,4 @@ def _write_manifest(target: Path, manifest: Manifest) -> None:
     """The checksum first: once the manifest has its name, the variant is complete."""
     hidden, content = target / FOLDER, manifest.encode()
     for name, data in (("manifest.sha256", checksum_line(content)), ("manifest.json", content)):
-        with open_atomic(hidden / name, hidden / _PARTIAL) as file:
-            file.write(data)
+        write_atomic(hidden / name, data, hidden / _PARTIAL)

@@ -9,7 +9,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from corruptkit.errors import DatasetError, Problem
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,12 +28,20 @@ def map_shards(task: Callable[[Item], Result], items: Iterable[Item], workers: i
     if workers <= 1:
         yield from map(task, work)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pending: deque[Future[Result]] = deque(pool.submit(task, item) for item in work)
+    started = set(multiprocessing.active_children()) - before
     try:
-        pending: deque[Future[Result]] = deque(pool.submit(task, item) for item in work)
         while pending:
             yield pending.popleft().result()
+    except BrokenProcessPool:
+        found, do = "a worker process ended before its task", "start again with fewer --workers: what is finished stays"
+        raise DatasetError(Problem("workers", found, "processes with enough memory", do)) from None
+    except (KeyboardInterrupt, GeneratorExit):
+        for process in started:  # what they are at can be done again; waiting for it could take minutes
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

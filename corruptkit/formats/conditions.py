@@ -143,7 +143,9 @@ def holds_field(suffix: str, content: bytes, edit: RowEdit, columns: Columns) ->
     if any(suffix == columns.suffix(field) for field in edit):
         return True
     spans = json_spans(content)[1] if suffix == "json" and edit else []
-    return any(span.name == columns.json_field(field) and json_value([span], span.name, field) is not None for field in edit for span in spans)
+    return any(
+        span.name == columns.json_field(field) and json_value([span], span.name, field) is not None for field in edit for span in spans
+    )
 
 
 def rewrite_member(suffix: str, content: bytes, edit: RowEdit, columns: Columns) -> bytes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from corruptkit.errors import CatalogError, DatasetError, Problem, nearest_word
 
-_PLAIN = ("sample", "stem", "shard/key", "ordinal")
 _PREFIXED = ("regex:", "json:")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 def check_rule(rule: str) -> str:
     """A key rule that WebDataset shards can follow; refused with the nearest valid word."""
-    if rule in _PLAIN or (rule.startswith(_PREFIXED) and rule.split(":", 1)[1]):
+    if rule in _KEYERS or (rule.startswith(_PREFIXED) and rule.split(":", 1)[1]):
         if rule.startswith("regex:"):
             try:
                 if re.compile(rule.removeprefix("regex:")).groups >= 1:
@@ -33,24 +33,23 @@ def check_rule(rule: str) -> str:
                 reason = str(error)
             raise CatalogError(Problem("--key", f"the pattern of {rule!r} cannot be used: {reason}", do="put the key in one ( ) group"))
         return rule
-    do = nearest_word(rule, [*_PLAIN, "regex:R", "json:FIELD"])
+    do = nearest_word(rule, [*_KEYERS, "regex:R", "json:FIELD"])
     raise CatalogError(Problem("--key", f"unknown key rule {rule!r} for WebDataset shards", do=do))
 
 
 def make_keyer(rule: str) -> Callable[[Place], str | None]:
     """The function that gives a sample's key; None for `json:FIELD`, which needs the sample's content."""
-    if rule == "sample":
-        return lambda place: place.sample
-    if rule == "stem":
-        return lambda place: place.sample.rpartition("/")[2]
-    if rule == "shard/key":
-        return lambda place: f"{place.shard.removesuffix('.tar')}/{place.sample}"
-    if rule == "ordinal":
-        return lambda place: f"row-{place.ordinal:012d}"
     if rule.startswith("regex:"):
-        pattern = re.compile(rule.removeprefix("regex:"))
-        return lambda place: _first_group(pattern, place)
-    return lambda place: None
+        return partial(_first_group, re.compile(rule.removeprefix("regex:")))
+    return _KEYERS.get(rule, lambda _: None)
+
+
+_KEYERS: dict[str, Callable[[Place], str]] = {
+    "sample": lambda place: place.sample,
+    "stem": lambda place: place.sample.rpartition("/")[2],
+    "shard/key": lambda place: f"{place.shard.removesuffix('.tar')}/{place.sample}",
+    "ordinal": lambda place: f"row-{place.ordinal:012d}",
+}
 
 
 def _first_group(pattern: re.Pattern[str], place: Place) -> str:

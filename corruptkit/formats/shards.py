@@ -10,7 +10,14 @@ from pathlib import Path
 from corruptkit.errors import DatasetError, Problem
 
 # The words by which published sets name their splits in file names.
-_WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
+_WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
 _WORDS |= {"test": "test"}
 _TOKEN = re.compile(r"[a-z]+")
 

@@ -13,7 +13,18 @@ from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit
 
 # Licences and the counts that loaders read (timm, img2dataset, open_clip); no condition stands in them.
-_CARRIED = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "ATTRIBUTION*", "*_stats.json", "_info.json", "info.json", "sizes.json", "__len__")
+_CARRIED = (
+    "LICENSE*",
+    "LICENCE*",
+    "COPYING*",
+    "NOTICE*",
+    "ATTRIBUTION*",
+    "*_stats.json",
+    "_info.json",
+    "info.json",
+    "sizes.json",
+    "__len__",
+)
 
 
 def carried_files(folder: Path) -> list[Path]:

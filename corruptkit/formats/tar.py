@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from corruptkit.errors import DatasetError, Problem
 
@@ -18,7 +18,15 @@ _ZEROS = bytes(BLOCK)
 Read = Callable[[int, int], bytes]
 
 _FILES = (0, ord("0"), ord("7"))
-_LINKS = {ord("1"): "a hard link", ord("2"): "a symbolic link", ord("3"): "a character device", ord("4"): "a block device", ord("6"): "a FIFO"}
+_FOLDER = ord("5")
+_EXTENSIONS = b"xgLK"
+_LINKS = {
+    ord("1"): "a hard link",
+    ord("2"): "a symbolic link",
+    ord("3"): "a character device",
+    ord("4"): "a block device",
+    ord("6"): "a FIFO",
+}
 _LARGEST_EXTENSION = 1 << 20  # a name or pax header of more than this is an attack, not a name
 
 
@@ -30,6 +38,11 @@ class Member(NamedTuple):
     data: int
     size: int
     end: int
+
+
+class _Said(TypedDict, total=False):
+    path: str
+    size: int
 
 
 class Window:
@@ -58,46 +71,32 @@ def read_range(descriptor: int, place: int, length: int) -> bytes:
 def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bool = True) -> Iterator[Member]:
     """The regular members from `start` to the end marker; a range cut out of an archive (`whole` false) ends at `size` instead."""
     place = begin = start
-    name: str | None = None
-    stated: int | None = None
+    said: _Said = {}  # by extension headers, of the member that follows them
     while place + BLOCK <= size:
         block = read(place, BLOCK)
-        flag = block[156]
         if block == _ZEROS:
             if begin != place:
                 raise _broken(file, f"an extension header without its member at byte {begin}")
             return
         length = _check_header(block, file, place)
         data = place + BLOCK
-        if flag in _FILES:
-            length = length if stated is None else stated
-            end = data + _padded(length)
-            member = Member(_member_name(block, file, place) if name is None else name, begin, data, length, end)
-            if data + length > size:
-                raise _broken(file, f"{length} bytes of content, {size - data} left", key=member.name)
-            if not member.name.endswith("/"):
-                yield member
-            place = begin = end
-            name = stated = None
-            continue
-        if flag in _LINKS or flag not in b"5xgLK":
-            kind = _LINKS.get(flag, f"a member of type {chr(flag)!r}")
-            raise DatasetError(Problem(str(file), kind, "regular files only", "pack the shard anew", key=_member_name(block, file, place)))
-        place = data + _padded(length)
-        if flag == ord("5"):
-            begin, name, stated = place, None, None
-        elif flag in b"xgLK":
+        if block[156] in _EXTENSIONS:
             if length > _LARGEST_EXTENSION or data + length > size:
-                raise _broken(file, f"an extension header of {length} bytes at byte {data - BLOCK}")
-            content = read(data, length)
-            if flag == ord("L"):
-                name = _decoded(content.split(b"\0", 1)[0], file)
-            elif flag in b"xg":
-                records = _pax_records(content, file, data)
-                if flag == ord("g") and records.keys() & {"path", "size"}:
-                    raise _broken(file, f"a global pax header that names members at byte {data}")
-                name = _decoded(records["path"], file) if "path" in records else name
-                stated = _pax_size(records, file, data) if "size" in records else stated
+                raise _broken(file, f"an extension header of {length} bytes at byte {place}")
+            said |= _read_extension(block[156], read(data, length), file, place)
+            place = data + _padded(length)
+            continue
+        name = said.get("path") or _member_name(block, file, place)
+        length = said.get("size", length)
+        member = Member(name, begin, data, length, data + _padded(length))
+        if data + length > size:
+            raise _broken(file, f"{length} bytes of content, {size - data} left", key=name)
+        if block[156] not in _FILES and block[156] != _FOLDER:
+            kind = _LINKS.get(block[156], f"a member of type {chr(block[156])!r}")
+            raise DatasetError(Problem(str(file), kind, "regular files only", "pack the shard anew", key=name))
+        if block[156] != _FOLDER and not name.endswith("/"):
+            yield member
+        place, begin, said = member.end, member.end, {}
     if whole:
         raise _broken(file, f"the archive ends at byte {size} without an end marker")
 
@@ -148,6 +147,25 @@ def _decoded(name: bytes, file: Path) -> str:
         raise _broken(file, f"the member name {name!r} is not UTF-8") from None
 
 
+def _read_extension(flag: int, content: bytes, file: Path, place: int) -> _Said:
+    """What a pax or GNU header says of the member that follows."""
+    if flag == ord("L"):
+        return {"path": _decoded(content.split(b"\0", 1)[0], file)}
+    if flag == ord("K"):
+        return {}
+    records = _pax_records(content, file, place)
+    said: _Said = {}
+    if "path" in records:
+        said["path"] = _decoded(records["path"], file)
+    if "size" in records:
+        if not records["size"].isdigit() or len(records["size"]) > 18:
+            raise _broken(file, f"a pax size of {records['size']!r:.40} at byte {place}")
+        said["size"] = int(records["size"])
+    if flag == ord("g") and said:
+        raise _broken(file, f"a global pax header that names members at byte {place}")
+    return said
+
+
 def _pax_records(content: bytes, file: Path, place: int) -> dict[str, bytes]:
     records = {}
     try:
@@ -164,12 +182,6 @@ def _pax_records(content: bytes, file: Path, place: int) -> dict[str, bytes]:
     if any(name.startswith("GNU.sparse") for name in records):
         raise DatasetError(Problem(str(file), f"a sparse member at byte {place}", "regular files only", "pack the shard anew"))
     return records
-
-
-def _pax_size(records: dict[str, bytes], file: Path, place: int) -> int:
-    if not records["size"].isdigit():
-        raise _broken(file, f"a pax size of {records['size']!r} at byte {place}")
-    return int(records["size"])
 
 
 def resize_headers(headers: bytes, size: int) -> bytes:

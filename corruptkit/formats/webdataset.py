@@ -20,7 +20,9 @@ from corruptkit.formats.conditions import Columns, FieldName, RowEdit, Span, fin
 from corruptkit.formats.keys import Place, check_key, make_keyer
 from corruptkit.formats.tar import Member, Read, Window, pad_block, read_range, resize_headers, walk_members
 
-IMAGE_SUFFIXES = frozenset("jpg jpeg png webp gif bmp tif tiff ppm pgm pbm avif heic jxl jp2 img".split())
+IMAGE_SUFFIXES = frozenset(
+    ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "jxl", "jp2", "img")
+)
 _HEADERS_AHEAD = 8 << 10  # a header with its neighbours: the captions and labels between two images
 _BYTES_AHEAD = 4 << 20
 _LARGEST_CONDITION = 16 << 20
@@ -170,7 +172,7 @@ def scan_shard(file: Path, layout: Layout, first_row: int = 0) -> tuple[pa.Table
 def patch_shard(
     file: Path, layout: Layout, edits: Mapping[str, RowEdit], below: Mapping[str, RowEdit] | None = None, first_row: int = 0
 ) -> Iterator[Patch]:
-    """Every member that the edits of a shard (by key) rewrite, in the order of the file; those `below` are of an overlay that is the source.
+    """Every member that the edits of a shard (by key) rewrite, in the order of the file; those `below` are of an overlay as source.
 
     Refuses edits whose row does not hold the old value and, once the shard has been walked, those whose row is not there.
     """
@@ -187,7 +189,9 @@ def patch_shard(
 
 def _patch_sample(sample: Sample, below: RowEdit, edit: RowEdit, read: Read, file: Path, columns: Columns) -> Iterator[Patch]:
     """The sample's members that hold a field of an edit."""
-    parts = {suffix: member for suffix, member in sample.parts.items() if suffix in ("json", columns.suffix("label"), columns.suffix("caption"))}
+    parts = {
+        suffix: member for suffix, member in sample.parts.items() if suffix in ("json", columns.suffix("label"), columns.suffix("caption"))
+    }
     raw = {suffix: _content(member, read, file) for suffix, member in parts.items()}
     source = _edit_contents(sample.key, raw, below, file, columns)
     variant = _edit_contents(sample.key, source, edit, file, columns)
