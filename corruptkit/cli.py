@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from corruptkit.errors import CatalogError, CorruptkitError, Problem
 
+_CATALOG = "another catalog than the one that ships ($CORRUPTKIT_CATALOG)"
 _EXAMPLES = """examples:
   corruptkit make --dataset openmoji --swap 0.05
   corruptkit make --source /data/imagenet --flip 0.025,0.05 --mode prior --format overlay
@@ -79,7 +80,7 @@ def _add_make(commands: Any) -> None:
             "--out", metavar="DIR", help="default: ./SOURCE-KIND[-MODE]-RATIO-sSEED; with several variants, the folder of them all"
         )
         where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
-        where.add_argument("--catalog", metavar="DIR", help="another catalog than the one that ships ($CORRUPTKIT_CATALOG)")
+        where.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
 
 def _add_source_flags(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +102,7 @@ def _add_readers(commands: Any) -> None:
     parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
     parser = _add_command(commands, "restore", "write a variant's source back, byte for byte")
     parser.add_argument("path", metavar="DIR")
-    parser.add_argument("--out", metavar="DIR", required=True)
+    parser.add_argument("--out", metavar="DIR", required=True, help="an empty folder, or one that is not there yet")
     parser.add_argument("--source", metavar="PATH", help="where an overlay's source lies, if not where it was")
     parser = _add_command(commands, "diff", "compare two sources or variants row by row")
     parser.add_argument("first", metavar="A")
@@ -116,11 +117,11 @@ def _add_readers(commands: Any) -> None:
     _add_source_flags(parser)
     parser = _add_command(commands, "list", "list what there is: sources, variants or kinds")
     parser.add_argument("what", choices=("sources", "variants", "kinds"))
-    parser.add_argument("--catalog", metavar="DIR")
+    parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
     parser = _add_command(commands, "fetch", "get a data set that is free to have")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--out", metavar="DIR", help="default: $CORRUPTKIT_DATA/NAME, else ./data/NAME")
-    parser.add_argument("--catalog", metavar="DIR")
+    parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
 
 def _count(text: str) -> int:

@@ -101,7 +101,7 @@ def can_flip(stage: Stage, label: int | None, counts: Counter[int], classes: int
 
 
 def half_up(ratio: str, population: int) -> int:
-    """floor(ratio * N + 1/2)"""
+    """Give floor(ratio * N + 1/2)."""
     exact = Fraction(ratio) * population + Fraction(1, 2)
     return exact.numerator // exact.denominator
 
