@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from corruptkit.errors import CatalogError, CorruptkitError, Problem
+from corruptkit.errors import CatalogError, CorruptkitError, Problem, escape_text
 
 _CATALOG = "another catalog than the one that ships ($CORRUPTKIT_CATALOG)"
 _EXAMPLES = """examples:
@@ -133,6 +134,9 @@ def _count(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0 done, 1 the answer is no, 2 a user's error, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
     try:
@@ -162,9 +166,9 @@ def _run(words: list[str]) -> int:
 
     outcome = COMMANDS[args.command](args)
     if args.json:
-        print(json.dumps({"command": args.command, "variants": [], "problems": []} | outcome.data, ensure_ascii=False))
+        print(json.dumps({"command": args.command, "variants": [], "problems": []} | outcome.data))
     else:
-        print("\n".join(outcome.lines))
+        print("\n".join(map(escape_text, outcome.lines)))
     sys.stdout.flush()
     return outcome.status
 
@@ -172,7 +176,7 @@ def _run(words: list[str]) -> int:
 def _report(command: str, error: CorruptkitError, *, as_json: bool) -> int:
     if as_json:
         problems = [problem.as_json() for problem in error.problems]
-        print(json.dumps({"command": command, "variants": [], "problems": problems}, ensure_ascii=False))
+        print(json.dumps({"command": command, "variants": [], "problems": problems}))
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)
     return 2

@@ -17,9 +17,9 @@ from corruptkit.catalog import Catalog, Source, load_catalog
 from corruptkit.corruptions import KINDS
 from corruptkit.dataset import Dataset, Watch, open_dataset
 from corruptkit.diff import diff
-from corruptkit.errors import CatalogError, DatasetError, Problem, escape_text
+from corruptkit.errors import CatalogError, DatasetError, Problem
 from corruptkit.fetching import fetch
-from corruptkit.files import open_atomic
+from corruptkit.files import explain_disk, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
@@ -80,9 +80,10 @@ def plan_variants(args: Namespace) -> Outcome:
         plan = make_plan(recipe, index, strict=args.strict)
         _warn(plan, dataset)
         out = _target(args, f"{name}.plan.parquet", len(recipes))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open_atomic(out, out.parent) as file:
-            write_edits(plan.edits, file)
+        with explain_disk(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with open_atomic(out, out.parent) as file:
+                write_edits(plan.edits, file)
         counts = plan.counts()
         variants.append({"variant_id": plan.variant_id, "path": str(out), "format": "plan", "counts": counts.model_dump(mode="json")})
         lines += [f"{out}  (variant_id {plan.variant_id})", f"  {_count_line(counts)}"]
@@ -208,11 +209,11 @@ def restore_source(args: Namespace) -> Outcome:
 
 def diff_datasets(args: Namespace) -> Outcome:
     found = diff(args.first, args.second)
-    lines = [f"{name}: {escape_text(f'{a!r:.60}')} | {escape_text(f'{b!r:.60}')}" for name, a, b in found.identity]
+    lines = [f"{name}: {a!r:.60} | {b!r:.60}" for name, a, b in found.identity]
     lines += [
         f"{key}: only in {place}" for place, keys in ((args.first, found.only_first), (args.second, found.only_second)) for key in keys
     ]
-    lines += [escape_text(f"{key}: {name} {a!r} | {b!r}") for key, name, a, b in found.changed]
+    lines += [f"{key}: {name} {a!r} | {b!r}" for key, name, a, b in found.changed]
     count = len(found.only_first) + len(found.only_second) + len(found.changed)
     shown = lines[: args.limit] + ([f"... {len(lines) - args.limit:,} more (--limit)"] if len(lines) > args.limit else [])
     shown.append(f"{count:,} conditions differ" if count else "no condition differs")
@@ -240,14 +241,14 @@ def show_variant(args: Namespace) -> Outcome:
     ]
     edits = read_edits(place / FOLDER / "plan.parquet").sort_by([("stage", "ascending"), ("rank", "ascending")]).slice(0, args.edits)
     rows = edits.to_pylist() if args.edits else []
-    lines += [escape_text(f"  {row['key']}  {row['field']}: {row['old']}  ->  {row['new']}") for row in rows]
+    lines += [f"  {row['key']}  {row['field']}: {row['old']}  ->  {row['new']}" for row in rows]
     data = {"manifest": manifest.model_dump(mode="json"), "edits": rows, "variants": _variants(args.path, manifest)}
     return Outcome(lines, data)
 
 
 def _stage_line(stage: dict[str, Any]) -> str:
     rest = ", ".join(f"{name} {value}" for name, value in stage.items() if name not in ("kind", "ratio") and value is not None)
-    return escape_text(f"{stage.get('kind')} {stage.get('ratio')} ({rest})")
+    return f"{stage.get('kind')} {stage.get('ratio')}" + (f" ({rest})" if rest else "")
 
 
 def index_source(args: Namespace) -> Outcome:
@@ -285,7 +286,7 @@ def list_entries(args: Namespace) -> Outcome:
         else:
             found = {name: f"seed {entry.seed}: {', '.join(map(_stage_line, entry.chain))}" for name, entry in catalog.variants.items()}
     width = max(map(len, found), default=0)
-    return Outcome([f"{name:<{width}}  {text}" for name, text in found.items()], {args.what: found})
+    return Outcome([f"{name:<{width}}  {text}" for name, text in found.items()], {args.what if args.what != "variants" else "names": found})
 
 
 def fetch_source(args: Namespace) -> Outcome:

@@ -128,15 +128,20 @@ class Dataset:
 
     def batches(self, order: Sequence[int] | None = None, *, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Rows in batches, in source order or in the `order` of row numbers that is given."""
+        if size < 1:
+            raise ValueError(f"found a batch size of {size}, expected 1 or more")
+        index = self._source_index
+        present = {"label": (index.numbers("label") >= 0).any(), "caption": index.column("caption").null_count < len(index)}
+        names = ["key", "image", *(name for name, here in present.items() if here)]
         rows = self.rows() if order is None else map(self.row, order)
         held: list[Row] = []
         for row in rows:
             held.append(row)
             if len(held) == size:
-                yield _as_batch(held)
+                yield _as_batch(held, names)
                 held = []
         if held:
-            yield _as_batch(held)
+            yield _as_batch(held, names)
 
     def to_webdataset(self) -> WebSamples:
         """Samples as webdataset yields them undecoded; the first stage of a `wds.DataPipeline`."""
@@ -188,8 +193,8 @@ def worker_share() -> tuple[int, int]:
     return rank * count + number, world * count
 
 
-def _as_batch(rows: list[Row]) -> pa.RecordBatch:
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def _as_batch(rows: list[Row], fields: Sequence[str]) -> pa.RecordBatch:
+    names = list(dict.fromkeys([*fields, *sorted(name for row in rows for name in row)]))
     kinds: dict[str, pa.DataType] = {"key": pa.large_string(), "caption": pa.large_string(), "label": pa.int64()}
     columns = [pa.array([row.get(name) for row in rows], kinds.get(name, pa.large_binary())) for name in names]
     return pa.record_batch(columns, names=names)

@@ -103,7 +103,8 @@ def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) ->
         table = next((p for p in reversed(path[:-1]) if p in fields), "")
         return Problem(file, f"unknown field '{path[-1]}'", do=nearest_word(path[-1], fields.get(table, ())), key=where)
     if detail["type"] in ("missing", "union_tag_not_found"):
-        return Problem(file, "a required field is missing", do=f"state {where or 'kind'}", key=where)
+        name = "kind" if detail["type"] == "union_tag_not_found" else path[-1]
+        return Problem(file, "a required field is missing", do=f"state {name}", key=where)
     if detail["type"] == "union_tag_invalid":
         valid = str(detail["ctx"]["expected_tags"]).replace("'", "").split(", ")
         tag = str(detail["ctx"]["tag"])

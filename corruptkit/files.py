@@ -64,8 +64,10 @@ def explain_disk(target: Path) -> Iterator[None]:
     """One clear line for a disk that has no room; what is finished stays."""
     try:
         yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConflictError(Problem(str(error.filename or target), "it is not a folder", "a folder", "choose another --out")) from None
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConflictError(
+            Problem(str(error.filename or target), "something else lies there", "a folder or nothing", "choose another --out")
+        ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             do = "free some space and start the same command again: it resumes"

@@ -173,7 +173,14 @@ def read_manifest(folder: Path) -> Manifest:
         checksum = path.with_name("manifest.sha256").read_bytes()
     except OSError as error:
         expected = "a finished variant"
-        raise DatasetError(Problem(str(error.filename), "there is no manifest", expected, "run `corruptkit make` to its end")) from None
+        raise DatasetError(
+            Problem(
+                str(error.filename),
+                "there is no manifest",
+                expected,
+                "finish it with `corruptkit make`; a source is for `corruptkit index`",
+            )
+        ) from None
     if checksum != checksum_line(content):
         raise IntegrityError(Problem(str(path), "does not match manifest.sha256", "the bytes that were written", "do not use it"))
     return parse_manifest(content, str(path))

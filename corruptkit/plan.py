@@ -141,4 +141,4 @@ def _join(parts: Sequence[Ints]) -> Ints:
 def ratio_text(part: int, whole: int) -> str:
     """part / whole as decimal text with 9 places."""
     exact = Decimal(part) / Decimal(whole) if whole else Decimal(0)
-    return str(exact.quantize(Decimal("0.000000001"), ROUND_HALF_UP))
+    return format(exact.quantize(Decimal("0.000000001"), ROUND_HALF_UP), "f")

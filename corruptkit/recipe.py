@@ -66,7 +66,7 @@ def load_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
         raise CatalogError(Problem(str(path), f"cannot be read: {error.strerror}", do="name a recipe file")) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: broken TOML, no UTF-8, an integer of thousands of digits
         raise CatalogError(Problem(str(path), f"not a TOML file: {error}", do="mend the file")) from None
     return parse_recipe(table, str(path), path.parent)
 
@@ -86,4 +86,4 @@ def _restore_input(name: str, digest: str, inputs: Mapping[str, bytes], file: st
     if digest not in inputs:
         raise IntegrityError(Problem(file, f"the recipe's {name} {digest} is missing", "its content under .corruptkit/inputs"))
     text = inputs[digest].decode()
-    return text.splitlines() if name == "keys_file" else json.loads(text)
+    return text.split("\n")[:-1] if name == "keys_file" else json.loads(text)

@@ -14,7 +14,7 @@ from corruptkit.dataset import Dataset, Watch, open_source, open_variant
 from corruptkit.digest import file_sha256, sha256_hex
 from corruptkit.edits import compose_edits, digest_edits, edit_index, map_edits, reverse_edits
 from corruptkit.engines.local import map_shards
-from corruptkit.errors import CorruptkitError, DatasetError, IntegrityError, Problem
+from corruptkit.errors import CatalogError, CorruptkitError, IntegrityError, Problem
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.tar import read_range
@@ -51,8 +51,11 @@ def verify(
     checks: list[str] = []
     try:
         manifest = read_manifest(place)
-    except (IntegrityError, DatasetError) as error:
+    except IntegrityError as error:
         return Verification(None, (), error.problems)
+    if deep and (source is None or not manifest.shards):
+        do = "materialise it first" if not manifest.shards else "state --source PATH"
+        raise CatalogError(Problem("--deep", "there is nothing to compare", "shards and their source", do))
     problems = check_files(place, manifest, workers, watch)
     checks.append(f"{len(manifest.shards)} shards and {len(manifest.files)} other files have the SHA-256 of the manifest")
     if not problems:
@@ -105,9 +108,8 @@ def _check_content(place: Path, manifest: Manifest, source: str | Path | None, *
     _check_recipe(place, manifest, known, edits)
     yield "the recipe, planned again, gives the same edits"
     if deep:
-        if variant is None or below is None:
-            do = "materialise it first" if variant is None else "state --source PATH"
-            raise DatasetError(Problem(str(place), "there is nothing to compare", "shards and their source", do))
+        assert variant is not None, "checked at the start"
+        assert below is not None, "checked at the start"
         _compare_shards(variant, below, edits)
         yield "every byte of every shard is the source's or the plan's"
 

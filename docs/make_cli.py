@@ -12,8 +12,8 @@ _HEADER = """# The command line
 
 Made from the code by `python docs/make_cli.py`; do not edit.
 
-Exit status: 0 done; 1 the answer is no (`verify`, `diff`); 2 a mistake, one line `error: where: what was found, what was expected; what to do`
-each; 130 interrupted: the same command again resumes.
+Exit status: 0 done; 1 the answer is no (`verify`, `diff`); 2 a mistake, each in one line
+`error: where: what was found, what was expected; what to do`; 130 interrupted: the same command again resumes.
 
 With `--json` a command prints one object and nothing else, with fields of its own besides
 

@@ -22,6 +22,7 @@ from corruptkit.corruptions.rows import Rows
 from corruptkit.digest import canonical_json, sha256_hex
 
 _DECIMAL = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,3}))?")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _WORD = "[^\t\n\v\f\r ]+"
 
 
@@ -85,7 +86,10 @@ def _read_keys(value: object, info: ValidationInfo) -> object:
     keys = value if path is None else _load_text(path).split("\n")
     if not isinstance(keys, list | tuple | set | frozenset):
         raise ValueError("expected a path to a file with one key a line")
-    return tuple(sorted({str(key) for key in keys} - {""}, key=str.encode))
+    for number, key in enumerate(keys, 1):
+        if key != "" and (not isinstance(key, str) or _CONTROL.search(key) or key.startswith("\ufeff")):
+            raise ValueError(f"found {key!r:.80} as key {number}, expected keys without control characters, line ends or a byte order mark")
+    return tuple(sorted(set(keys) - {""}, key=str.encode))
 
 
 def _load_text(path: Path) -> str:
@@ -163,7 +167,7 @@ class Choice(BaseModel):
 
     ratio: Ratio
     of: Literal["all", "eligible"] = "all"
-    where: Where | None = None
+    where: Annotated[Where | None, BeforeValidator(lambda v: None if v == {} else v)] = None
 
     def count_rows(self, total: int, eligible: int) -> int:
         """n = floor(ratio * N + 1/2), capped at |E|."""

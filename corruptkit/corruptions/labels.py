@@ -50,9 +50,9 @@ class Flip(Choice):
 
     def _check_classes(self, rows: Rows) -> None:
         classes = rows.classes or 0
-        if self.groups and max(map(max, self.groups)) >= classes:
+        if rows.labels is not None and self.groups and max(map(max, self.groups)) >= classes:
             raise ValueError(f"groups name class {max(map(max, self.groups))}, expected classes below {classes}")
-        if self.matrix is not None and len(self.matrix) != classes:
+        if rows.labels is not None and self.matrix is not None and len(self.matrix) != classes:
             raise ValueError(f"the matrix has {len(self.matrix)} rows, expected one for each of {classes} classes")
         if len(rows) >= _SCALE or classes >= _SCALE:
             raise ValueError(f"found {len(rows)} rows and {classes} classes, expected fewer than 2^32")

@@ -71,6 +71,14 @@ def json_spans(content: bytes) -> tuple[str, list[Span]]:
         raise ValueError(f"a .json member that cannot be read: {type(error).__name__}") from None
 
 
+def _object_spans(content: bytes) -> tuple[str, list[Span]]:
+    """The same of a member that no condition was read from: one that is no object holds no field, and stays as it is."""
+    try:
+        return json_spans(content)
+    except ValueError:
+        return "", []
+
+
 def _walk_object(text: str) -> Iterator[Span]:
     place = _skip(text, 0, "{")
     while text[place] != "}":
@@ -142,7 +150,7 @@ def holds_field(suffix: str, content: bytes, edit: RowEdit, columns: Columns) ->
     """Whether a member holds a field of an edit: where it does, it is rewritten, and its original is kept."""
     if any(suffix == columns.suffix(field) for field in edit):
         return True
-    spans = json_spans(content)[1] if suffix == "json" and edit else []
+    spans = _object_spans(content)[1] if suffix == "json" and edit else []
     return any(
         span.name == columns.json_field(field) and json_value([span], span.name, field) is not None for field in edit for span in spans
     )
@@ -157,7 +165,9 @@ def rewrite_member(suffix: str, content: bytes, edit: RowEdit, columns: Columns)
 
 
 def _rewrite_json(content: bytes, edit: RowEdit, columns: Columns) -> bytes:
-    text, spans = json_spans(content)
+    if not holds_field("json", content, edit, columns):
+        return content
+    text, spans = _object_spans(content)
     out, place = [content[: len(content) - len(text.encode())]], 0  # a BOM stays
     for span in spans:
         for field, (_, new) in edit.items():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from corruptkit.errors import CatalogError, DatasetError, Problem, nearest_word
 
 _PREFIXED = ("regex:", "json:")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Place(NamedTuple):
@@ -66,7 +66,7 @@ def check_key(key: str, file: str) -> str:
     if not key:
         reason = "an empty key"
     elif _CONTROL.search(key):
-        reason = "a control character in a key"
+        reason = "a control character or a lone surrogate in a key"
     elif key.startswith("/") or ".." in key.split("/"):
         reason = "a key that leaves its folder"
     if reason:

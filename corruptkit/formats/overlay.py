@@ -28,6 +28,7 @@ EDITS = pa.schema(
     ]
 )
 _ON_DISK = pa.schema([pa.field(f.name, pa.string() if f.type == _TEXT else f.type, nullable=False) for f in EDITS])
+_LABEL = r"\A(?:0|[1-9][0-9]{0,17})\z"
 _GROUP = 1 << 17
 _REPEATING = ["shard", "stage", "kind", "field", "old", "new"]
 _ENCODINGS = {"key": "DELTA_BYTE_ARRAY", "donor": "DELTA_BYTE_ARRAY", "rank": "DELTA_BINARY_PACKED"}
@@ -49,10 +50,16 @@ def read_edits(path: Path) -> pa.Table:
         raise _unfit(path, f"it cannot be read: {str(error).splitlines()[0]:.100}") from None
     if table.column_names != EDITS.names:
         raise _unfit(path, f"the columns {table.column_names}")
-    try:
-        edits = table.cast(EDITS).combine_chunks()
-    except pa.ArrowException as error:
-        raise _unfit(path, f"other types: {str(error).splitlines()[0]:.100}") from None
+    for field in EDITS:
+        found = table.schema.field(field.name).type
+        if found != field.type and (field.type != _TEXT or found != pa.string()):
+            raise _unfit(path, f"the type {found} of {field.name}")
+    edits = table.cast(EDITS).combine_chunks()
+    _check_values(edits, path)
+    return edits
+
+
+def _check_values(edits: pa.Table, path: Path) -> None:
     if any(column.null_count for column in edits.columns):
         raise _unfit(path, "nulls")
     if not _ascends(edits):
@@ -60,7 +67,13 @@ def read_edits(path: Path) -> pa.Table:
     fields = set(pc.unique(edits["field"]).to_pylist())
     if fields - {"label", "caption"}:
         raise _unfit(path, f"the fields {sorted(fields)}")
-    return edits
+    stages = edits["stage"].to_numpy()
+    if ((stages < 0) | (stages > 255)).any():
+        raise _unfit(path, f"the stages {stages.min()} to {stages.max()}")
+    labels = edits.filter(pc.equal(edits["field"], "label"))
+    for name in ("old", "new"):
+        if not pc.all(pc.match_substring_regex(labels[name], _LABEL), min_count=0).as_py():
+            raise _unfit(path, f"a label in {name} that is no decimal")
 
 
 def _ascends(edits: pa.Table) -> bool:

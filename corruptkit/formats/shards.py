@@ -19,6 +19,7 @@ _WORDS = {
     "dev": "validation",
 }
 _WORDS |= {"test": "test"}
+_PACKED = re.compile(r"\.(?:tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
 _TOKEN = re.compile(r"[a-z]+")
 
 
@@ -27,14 +28,17 @@ def list_shards(path: Path, split: str | None) -> list[Path]:
 
     A folder that names no splits is one. Raises DatasetError where nothing is found.
     """
-    if path.is_dir():
+    if path.is_file():
+        tars = [path] if path.name.endswith(".tar") else []
+    elif path.is_dir():
         tars = sorted(file for file in path.iterdir() if file.name.endswith(".tar") and not file.name.startswith("."))
         tars = _of_split(path, tars, split)
     elif any(c in path.name for c in "*?["):
         tars = sorted(file for file in path.parent.glob(path.name) if file.name.endswith(".tar"))
     else:
-        tars = [path] if path.name.endswith(".tar") else []
+        tars = []
     if not tars:
+        _refuse_compressed(path)
         found = "no such file or folder" if not path.exists() else f"no .tar file{f' of split {split}' if split else ''}"
         raise DatasetError(Problem(str(path), found, "a folder of WebDataset shards, a shard, or a variant", "mend the path"))
     for tar in tars:
@@ -43,14 +47,22 @@ def list_shards(path: Path, split: str | None) -> list[Path]:
     return tars
 
 
+def _refuse_compressed(path: Path) -> None:
+    files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    packed = [file for file in files if _PACKED.search(file.name)]
+    if packed:
+        raise DatasetError(Problem(str(packed[0]), "a compressed tar", "an uncompressed one", "unpack it first, with gunzip or its like"))
+
+
 def _of_split(folder: Path, tars: Sequence[Path], split: str | None) -> list[Path]:
     named = _stated_splits(folder)
     splits = {tar: named.get(tar.name) or _split_word(tar.name) for tar in tars}
     found = sorted({name for name in splits.values() if name})
     if not found and split in (None, "train"):
         return list(tars)
-    wanted = _WORDS.get(split or "", split) or ("train" if "train" in found else found[0])
+    wanted = _WORDS.get(split or "", split) or ("train" if "train" in found or len(found) > 1 else found[0])
     if wanted not in found:
+        split = wanted
         raise DatasetError(Problem(str(folder), f"no split '{split}'", f"one of: {', '.join(found) or 'train'}", "state another --split"))
     return [tar for tar in tars if splits[tar] == wanted]
 
@@ -71,5 +83,6 @@ def _split_word(name: str) -> str | None:
 
 
 def split_of(shards: Sequence[Path], split: str | None) -> str:
-    """The name of the split that shards are of: as stated, else by their file names, else train."""
-    return _WORDS.get(split or "", split) or _split_word(shards[0].name) or "train"
+    """The name of the split that shards are of: as asked for, as _info.json states, by their file names, else train."""
+    stated = _stated_splits(shards[0].parent).get(shards[0].name)
+    return _WORDS.get(split or "", split) or stated or _split_word(shards[0].name) or "train"

@@ -87,7 +87,7 @@ def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bo
             place = data + _padded(length)
             continue
         name = said.get("path") or _member_name(block, file, place)
-        length = said.get("size", length)
+        length = 0 if block[156] == _FOLDER else said.get("size", length)  # a folder's size is no content
         member = Member(name, begin, data, length, data + _padded(length))
         if data + length > size:
             raise _broken(file, f"{length} bytes of content, {size - data} left", key=name)
@@ -128,7 +128,10 @@ def _number(field: bytes) -> int:
     """A numeric field: octal text, or base-256 where the first bit is set."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    return int(field.split(b"\0", 1)[0] or b"0", 8)
+    digits = field.split(b"\0", 1)[0].strip() or b"0"
+    if not digits.isdigit():  # int() would take signs and underscores
+        raise ValueError
+    return int(digits, 8)
 
 
 def _member_name(block: bytes, file: Path, place: int) -> str:
@@ -170,7 +173,8 @@ def _pax_records(content: bytes, file: Path, place: int) -> dict[str, bytes]:
     records = {}
     try:
         while content.strip(b"\0"):
-            length = int(content[: content.index(b" ")])
+            digits = content[: content.index(b" ")]
+            length = int(digits) if digits.isdigit() else 0
             record = content[content.index(b" ") + 1 : length - 1]
             if length < 5 or content[length - 1 : length] != b"\n":
                 raise ValueError
@@ -190,7 +194,8 @@ def resize_headers(headers: bytes, size: int) -> bytes:
     if block[124] & 0x80:
         block[124:136] = b"\x80" + size.to_bytes(11, "big")
     else:
-        block[124:135] = b"%011o" % size
+        last = block[135:136] if block[135] in b"\0 " else b"\0"
+        block[124:136] = b"%011o" % size + last
     return _resize_pax(before, size) + _summed(block)
 
 

@@ -23,6 +23,7 @@ from corruptkit.formats.tar import Member, Read, Window, pad_block, read_range, 
 IMAGE_SUFFIXES = frozenset(
     ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "jxl", "jp2", "img")
 )
+_ROW_FIELDS = ("key", "image", "label", "caption")
 _HEADERS_AHEAD = 8 << 10  # a header with its neighbours: the captions and labels between two images
 _BYTES_AHEAD = 4 << 20
 _LARGEST_CONDITION = 16 << 20
@@ -258,7 +259,8 @@ def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> dict[st
     for field, value in find_conditions(loaded, loaded.__getitem__, columns).items():
         row[field] = int(value) if field == "label" else value
     used = {"__key__", image, columns.suffix("label"), columns.suffix("caption")}
-    return row | {suffix: content for suffix, content in loaded.items() if suffix not in used}
+    # A member may be named as a field is: the field's name means the field.
+    return row | {suffix: content for suffix, content in loaded.items() if suffix not in used and suffix not in _ROW_FIELDS}
 
 
 def member_at(file: Path, place: int) -> str:

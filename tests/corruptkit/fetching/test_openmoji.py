@@ -407,9 +407,7 @@ def test_other_size_is_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_progress_is_shown_on_a_terminal_only(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     fetch_few(tmp_path / "quiet", progress=True)
     assert capfd.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
