@@ -28,6 +28,9 @@ def escape_text(text: str) -> str:
     return text.translate(_SPECIAL)
 
 
+_LONGEST = 80
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where, what was found, what was expected, what to do."""
@@ -103,7 +106,7 @@ def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) ->
         table = next((p for p in reversed(path[:-1]) if p in fields), "")
         return Problem(file, f"unknown field '{path[-1]}'", do=nearest_word(path[-1], fields.get(table, ())), key=where)
     if detail["type"] in ("missing", "union_tag_not_found"):
-        name = "kind" if detail["type"] == "union_tag_not_found" else path[-1]
+        name = "kind" if detail["type"] == "union_tag_not_found" else where
         return Problem(file, "a required field is missing", do=f"state {name}", key=where)
     if detail["type"] == "union_tag_invalid":
         valid = str(detail["ctx"]["expected_tags"]).replace("'", "").split(", ")
@@ -113,4 +116,16 @@ def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) ->
         valid = str(detail["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return Problem(file, f"found {detail['input']!r}", do=nearest_word(str(detail["input"]), valid), key=where)
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return Problem(file, f"{message[:1].lower()}{message[1:]}", do="", key=where)
+    if detail["type"] == "value_error":
+        if not message.startswith(("found ", "unknown ")) and isinstance(detail["input"], str | int):
+            message = f"found {detail['input']!r:.80}, {message}"
+        return Problem(file, f"{message[:1].lower()}{message[1:]}", key=where)
+    # pydantic's own words, of Python's types: people write lists, and read what was found first.
+    expected = message.removeprefix("Input should be ").replace("tuple", "list").replace(" after validation, not 0", "")
+    return Problem(file, f"found {_shown(detail['input'])}", f"{expected[:1].lower()}{expected[1:]}", key=where)
+
+
+def _shown(value: object) -> str:
+    """A value from a file as a person wrote it: a decimal without its type."""
+    text = str(value) if type(value).__name__ == "Decimal" else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -67,7 +67,7 @@ def load_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise CatalogError(Problem(str(path), f"cannot be read: {error.strerror}", do="name a recipe file")) from None
     except (ValueError, RecursionError) as error:  # ValueError: broken TOML, no UTF-8, an integer of thousands of digits
-        raise CatalogError(Problem(str(path), f"not a TOML file: {error}", do="mend the file")) from None
+        raise CatalogError(Problem(str(path), f"not a TOML file: {str(error).split(chr(59))[0]}", do="mend the file")) from None
     return parse_recipe(table, str(path), path.parent)
 
 

@@ -23,6 +23,8 @@ from corruptkit.digest import canonical_json, sha256_hex
 
 _DECIMAL = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,3}))?")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LONGEST_DECIMAL = 1000
+_LONGEST_INTEGER = 14_000  # bits that Python writes out in decimal without being told to
 _WORD = "[^\t\n\v\f\r ]+"
 
 
@@ -31,6 +33,8 @@ def decimal_text(value: object) -> str:
     text = repr(value) if isinstance(value, float) else str(value).strip()
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or not _DECIMAL.fullmatch(text):
         raise ValueError(f"found {value!r}, expected a decimal number such as 0.05")
+    if len(text) > _LONGEST_DECIMAL:
+        raise ValueError(f"found a number of {len(text)} characters, expected at most {_LONGEST_DECIMAL}")
     plain = format(Decimal(text), "f")
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
@@ -43,6 +47,8 @@ def _ratio_text(value: object) -> str:
 
 
 def _seed_text(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
+        raise ValueError("found an integer of thousands of digits, expected it as text")
     if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[0-9]+(\.e[0-9]+)?", str(value)):
         raise ValueError(f"found {value!r}, expected a seed: a non-negative integer")
     number, dot, epoch = str(value).partition(".e")

@@ -59,6 +59,8 @@ class Flip(Choice):
 
     def _can_change(self, rows: Rows) -> Mask:
         """Which rows the mode can give a new value."""
+        if rows.labels is None:
+            return np.ones(len(rows), np.bool_)
         classes = rows.classes or 0
         able = np.full(classes + 1, self.mode == "redraw" or classes >= 2)
         if self.mode == "prior":
@@ -69,7 +71,7 @@ class Flip(Choice):
             able[[member for group in self.groups if len(group) > 1 for member in group]] = True
         elif self.matrix is not None:
             able[:classes] = [any(Fraction(cell) > 0 for cell in row) for row in self.matrix]
-        return np.ones(len(rows), np.bool_) if rows.labels is None else able[np.clip(rows.labels, -1, classes)]
+        return able[np.clip(rows.labels, -1, classes)]
 
 
 def _target_uniform(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:

@@ -192,8 +192,8 @@ BROKEN_SOURCES = {
     "sources/shapes.toml: 2 class names, expected as many as classes (3)": SOURCE + 'class_names = ["a", "b"]\n',
     "sources/shapes.toml: a class name stands twice, expected distinct names": SOURCE + 'class_names = ["a", "b", "a"]\n',
     "sources/shapes.toml: needs_consent is false, expected the name of a fetcher in fetch": SOURCE + "needs_consent = false\n",
-    "sources/shapes.toml, splits.train: input should be greater than or equal to 0": SOURCE + "splits = { train = -1 }\n",
-    "sources/shapes.toml, classes: input should be a valid integer": change(SOURCE, "classes = 3", 'classes = "3"'),
+    "sources/shapes.toml, splits.train: found -1, expected greater than or equal to 0": SOURCE + "splits = { train = -1 }\n",
+    "sources/shapes.toml, classes: found ": change(SOURCE, "classes = 3", 'classes = "3"'),
 }
 BROKEN_GRIDS = {
     "variants/shapes.toml, sauce: unknown field 'sauce'; did you mean 'source'?": 'sauce = "shapes"\n' + GRID,
@@ -205,8 +205,8 @@ BROKEN_GRIDS = {
     "variants/shapes.toml, ladder.0.of: found 'eligibel'; did you mean 'eligible'?": GRID + 'of = "eligibel"\n',
     "variants/shapes.toml, ladder.0.classses: unknown field 'classses'; did you mean 'classes'?": GRID + "where = { classses = [1] }\n",
     "variants/shapes.toml, ladder.0.ratios: a required field is missing; state ladder.0.ratios": GRID.replace("ratios", "# ratios"),
-    "variants/shapes.toml, ladder.0.seeds.0: input should be greater than or equal to 0": change(GRID, "[0,", "[-1,"),
-    "variants/shapes.toml, ladder.0.ratios.1: input should be a valid string": change(GRID, '"0.1"', "0.1"),
+    "variants/shapes.toml, ladder.0.seeds.0: found -1, expected greater than or equal to 0": change(GRID, "[0,", "[-1,"),
+    "variants/shapes.toml, ladder.0.ratios.1: found ": change(GRID, '"0.1"', "0.1"),
     "variants/shapes.toml: variant 'shapes/swap-0.05-s0' is stated twice; give a ladder a name of its own": change(GRID, "[0,", "[0, 0,"),
     "variants/shapes.toml, ladder.0.flip: flip mode 'within' needs groups": change(GRID, '"swap"', '"flip"\nmode = "within"'),
     **{

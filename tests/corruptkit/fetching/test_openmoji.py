@@ -74,10 +74,8 @@ class Sample:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real thing, fetched once for all workers: whoever comes second waits for the lock and finds it complete."""
-    base = tmp_path_factory.getbasetemp()
-    return fetch("openmoji", (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data" / "openmoji")
+def folder(openmoji: Path) -> Path:
+    return openmoji
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +358,7 @@ def test_foreign_folder_is_refused_untouched(tmp_path: Path, files: dict[str, by
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_file_is_no_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConflictError, match="it is not a folder"):
+    with pytest.raises(ConflictError, match="something else lies there, expected a folder or nothing"):
         openmoji.fetch_openmoji(tmp_path / name)
 
 

@@ -120,10 +120,8 @@ def test_samples_are_those_of_webdataset(tmp_path: Path, samples: list, extra: l
 
 @pytest.mark.parametrize("form", FORMS)
 def test_sample_is_cut_out_by_its_bytes(tmp_path: Path, form: int) -> None:
-    shard = write_shards(
-        tmp_path, [row._replace(key=f"{'ééééééé/' * n}{row.key}") for n, row in enumerate(make_rows(5))], shards=1, form=form
-    )
-    shard = next(shard.glob("*.tar"))
+    rows = [row._replace(key=f"{'ééééééé/' * n}{row.key}") for n, row in enumerate(make_rows(5))]
+    shard = next(write_shards(tmp_path, rows, shards=1, form=form).glob("*.tar"))
     table, _ = scan_shard(shard, USUAL)
     everyone = [sample for _, sample in read_samples(shard, USUAL, {})]
     descriptor = os.open(shard, os.O_RDONLY)
@@ -170,8 +168,8 @@ def test_digest_covers_headers_and_conditions_and_no_image(tmp_path: Path) -> No
         ([("txt", b"a"), ("txt", b"b")], "s: two members .txt, expected one of each suffix; rename one of them"),
         ([("txt", b"a"), ("TXT", b"b")], "s: two members .txt"),
         ([("jpg", b"a"), (".hidden", b"b")], ".hidden: an empty key"),
-        ([("a\x1b[31m.jpg", b"a")], r"a\x1b[31m: a control character in a key"),
-        ([("a\n.jpg", b"a")], r"a\x0a: a control character in a key"),
+        ([("a\x1b[31m.jpg", b"a")], r"a\x1b[31m: a control character"),
+        ([("a\n.jpg", b"a")], r"a\x0a: a control character"),
         ([("/a.jpg", b"a")], "/a: a key that leaves its folder"),
         ([("../a.jpg", b"a")], "../a: a key that leaves its folder"),
         ([("a/../b.jpg", b"a")], "a/../b: a key that leaves its folder"),
