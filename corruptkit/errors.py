@@ -121,7 +121,9 @@ def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) ->
             message = f"found {detail['input']!r:.80}, {message}"
         return Problem(file, f"{message[:1].lower()}{message[1:]}", key=where)
     # pydantic's own words, of Python's types: people write lists, and read what was found first.
-    expected = message.removeprefix("Input should be ").replace("tuple", "list").replace(" after validation, not 0", "")
+    expected = (
+        message.removeprefix("Input should be ").replace("Tuple", "list").replace("tuple", "list").replace(" after validation, not 0", "")
+    )
     return Problem(file, f"found {_shown(detail['input'])}", f"{expected[:1].lower()}{expected[1:]}", key=where)
 
 
