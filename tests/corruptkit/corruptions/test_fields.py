@@ -170,10 +170,11 @@ def test_key_file_has_a_key_a_line_each_once_in_ascending_bytes(tmp_path: Path) 
     assert where == Where(keys_file=["\U0001f600", "\uffee", "z", "é", "a b"])
 
 
-def test_key_file_with_line_ends_of_windows_names_the_same_keys_or_is_refused(tmp_path: Path) -> None:
-    """What must not happen: keys with control characters, which no row can have, taken in silence."""
+@pytest.mark.parametrize("content", [b"a\r\nb\r\n", b"\xef\xbb\xbfa\nb\n"], ids=["line ends of Windows", "byte order mark"])
+def test_key_file_from_another_editor_names_the_same_keys_or_is_refused(content: bytes, tmp_path: Path) -> None:
+    """What must not happen: keys that no row has, taken in silence."""
     with suppress(ValidationError):
-        assert Where(keys_file=write_file(tmp_path / "keys", b"a\r\nb\r\n")).keys_file == ("a", "b")
+        assert Where(keys_file=write_file(tmp_path / "keys", content)).keys_file == ("a", "b")
 
 
 def test_empty_key_file_lets_nothing_through(tmp_path: Path) -> None:
