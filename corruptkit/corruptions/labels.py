@@ -90,7 +90,7 @@ def _target_prior(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
 
 def _target_within(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
     assert flip.groups is not None, "checked by the model"
-    group_of = {member: np.array(group) for group in flip.groups for member in group}
+    group_of = {member: members for members in map(np.array, flip.groups) for member in members.tolist()}
     new = old.copy()
     for label in np.unique(old):
         mine = old == label
@@ -129,11 +129,12 @@ _TARGETS: dict[str, Callable[[Flip, U64, Ints, Rows], Ints]] = {
 
 def quantise_weights(weights: tuple[str, ...]) -> list[int]:
     """Integers that sum to 2^32 in proportion to decimal weights, by largest remainder; ties go to the lower class."""
-    exact = [Fraction(weight) for weight in weights]
+    places = max(len(weight.partition(".")[2]) for weight in weights)
+    exact = [int(whole + part.ljust(places, "0")) for whole, _, part in (weight.partition(".") for weight in weights)]
     total = sum(exact)
-    shares = [weight * _SCALE / total for weight in exact]
-    whole = [share.numerator // share.denominator for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda j: (whole[j] - shares[j], j))
-    for j in by_remainder[: _SCALE - sum(whole)]:
-        whole[j] += 1
-    return whole
+    shares = [divmod(weight * _SCALE, total) for weight in exact]
+    quantised = [whole for whole, _ in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda j: (-shares[j][1], j))
+    for j in by_remainder[: _SCALE - sum(quantised)]:
+        quantised[j] += 1
+    return quantised
