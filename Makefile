@@ -26,7 +26,7 @@ demo: $(VENV)/.demo ## make, verify and show a corrupted variant of OpenMoji
 	@echo "record   $(DEMO)/.corruptkit  (manifest.json: what and how; plan.parquet: every edit, old and new)"
 
 test: lint ## lint, then every quick test with branch coverage
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-fail-under=92 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	$(BIN)/ruff check .

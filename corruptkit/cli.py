@@ -6,10 +6,10 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from corruptkit.errors import CatalogError, CorruptkitError, Problem, escape_text
+from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, Problem, escape_text, nearest_word
 
 _CATALOG = "another catalog than the one that ships ($CORRUPTKIT_CATALOG)"
 _EXAMPLES = """examples:
@@ -64,22 +64,26 @@ def _add_make(commands: Any) -> None:
         what = parser.add_argument_group("how to corrupt it")
         kind = what.add_mutually_exclusive_group()
         kind.add_argument("--flip", metavar="R", help="share of labels to change, 0 to 1; several with commas, one variant each")
-        kind.add_argument("--swap", metavar="R", help="share of captions to exchange, 0 to 1; several with commas")
+        kind.add_argument("--swap", metavar="R", help="share of captions to exchange in pairs, 0 to 1; several with commas")
         kind.add_argument("--recipe", metavar="FILE", help="a recipe in TOML: a seed and a chain of corruptions")
         kind.add_argument("--variant", metavar="NAME", help="a variant of the catalog, such as openmoji/swap-0.05-s0")
-        what.add_argument("--mode", metavar="M", help="flip: uniform (default), prior, within, pair, matrix, redraw")
+        what.add_argument("--mode", metavar="M", help="flip: uniform (default), prior, within, pair, matrix, redraw; swap: any")
         what.add_argument("--groups", metavar="FILE", help="groups of classes for --mode within (JSON)")
         what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON or CSV)")
-        what.add_argument("--of", choices=("all", "eligible"), help="what the ratio is a share of (default: all rows)")
+        what.add_argument(
+            "--of", type=_one_of("all", "eligible"), metavar="all|eligible", help="what the ratio is a share of (default: all rows)"
+        )
         what.add_argument("--seed", metavar="S", help="non-negative integer (default 0); several with commas")
         what.add_argument("--strict", action="store_true", help="fail where fewer rows can change than the ratio asks for")
         _add_source_flags(parser)
         where = parser.add_argument_group("what to write")
         if name == "make":
-            where.add_argument("--format", choices=("webdataset", "overlay"), help="default: the source's own")
-        where.add_argument(
-            "--out", metavar="DIR", help="default: ./SOURCE-KIND[-MODE]-RATIO-sSEED; with several variants, the folder of them all"
-        )
+            where.add_argument(
+                "--format", type=_one_of("webdataset", "overlay"), metavar="webdataset|overlay", help="default: the source's own"
+            )
+        target, ending = ("DIR", "") if name == "make" else ("FILE", ".plan.parquet")
+        default = f"default: ./SOURCE-KIND[-MODE]-RATIO-sSEED{ending}; with several variants, the folder of them all"
+        where.add_argument("--out", metavar=target, help=default)
         where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
         where.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
@@ -97,30 +101,30 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_readers(commands: Any) -> None:
     parser = _add_command(commands, "verify", "check a variant's bytes, conditions and plan")
-    parser.add_argument("path", metavar="DIR")
+    parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--source", metavar="PATH", help="the source: plan again from it and compare")
     parser.add_argument("--deep", action="store_true", help="compare every byte of the shards with the source (needs --source)")
     parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
     parser = _add_command(commands, "restore", "write a variant's source back, byte for byte")
-    parser.add_argument("path", metavar="DIR")
+    parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--out", metavar="DIR", required=True, help="an empty folder, or one that is not there yet")
     parser.add_argument("--source", metavar="PATH", help="where an overlay's source lies, if not where it was")
     parser = _add_command(commands, "diff", "compare two sources or variants row by row")
-    parser.add_argument("first", metavar="A")
-    parser.add_argument("second", metavar="B")
+    parser.add_argument("first", metavar="A", help="a source or variant")
+    parser.add_argument("second", metavar="B", help="another")
     parser.add_argument("--limit", type=_count, metavar="N", default=20, help="differences to print (default 20)")
     parser = _add_command(commands, "show", "print what a variant is and what was done to it")
-    parser.add_argument("path", metavar="DIR")
+    parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--edits", type=_count, metavar="N", default=0, help="also print N edits, old and new, in the order of their rank")
     parser = _add_command(commands, "index", "index a source, and print what it holds")
-    parser.add_argument("source", metavar="PATH")
+    parser.add_argument("source", metavar="PATH", help="what `make --source` takes")
     parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
     _add_source_flags(parser)
     parser = _add_command(commands, "list", "list what there is: sources, variants or kinds")
-    parser.add_argument("what", choices=("sources", "variants", "kinds"))
+    parser.add_argument("what", type=_one_of("sources", "variants", "kinds"), metavar="sources|variants|kinds", help="what to list")
     parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
     parser = _add_command(commands, "fetch", "get a data set that is free to have")
-    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("name", metavar="NAME", help="a data set of `corruptkit list sources`")
     parser.add_argument("--out", metavar="DIR", help="default: $CORRUPTKIT_DATA/NAME, else ./data/NAME")
     parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
@@ -129,6 +133,17 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 0:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number")
     return int(text)
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    """A check of a word, with the nearest valid one in its advice."""
+
+    def check(text: str) -> str:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"found {text!r}; {nearest_word(text, words)}")
+        return text
+
+    return check
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,17 +158,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(words)
     except CorruptkitError as error:
         return _report(command, error, as_json=as_json)
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to resume", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader has left; Python would complain about it at exit
         return 141
+    except (OSError, RuntimeError) as error:
+        return _report(command, _explain_path(command, error), as_json=as_json)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to resume", file=sys.stderr)
+        return 130
+
+
+def _explain_path(command: str, error: OSError | RuntimeError) -> CorruptkitError:
+    """One line for a path that the system refuses: too long, a loop, not to be read. Anything else is our mistake, and raised."""
+    loops = str(error).startswith("Symlink loop")  # what pathlib says of a loop, as a RuntimeError
+    if not isinstance(error, OSError) and not loops:
+        raise error
+    reason = "a loop of symbolic links" if loops or not isinstance(error, OSError) else error.strerror or str(error)
+    where = str(error).rpartition(" ")[2].strip("'") if loops else str(getattr(error, "filename", None) or command)
+    return DatasetError(Problem(where, reason, "a path that can be used", "mend the path or its permissions"))
 
 
 def _run(words: list[str]) -> int:
     parser = build_parser()
-    args = parser.parse_args(words)
+    commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        raise CatalogError(Problem(parser.prog, f"unknown command '{words[0]}'", do=nearest_word(words[0], commands)))
+    args, rest = parser.parse_known_args(words)
+    if rest:
+        parser = commands.get(args.command, parser)
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]  # noqa: SLF001
+        raise CatalogError(Problem(parser.prog, f"unknown word '{rest[0]}'", do=nearest_word(rest[0].partition("=")[0], flags)))
     if args.version:
         from importlib.metadata import version
 
@@ -177,6 +211,6 @@ def _report(command: str, error: CorruptkitError, *, as_json: bool) -> int:
     if as_json:
         problems = [problem.as_json() for problem in error.problems]
         print(json.dumps({"command": command, "variants": [], "problems": problems}))
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
     return 2

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -117,20 +117,24 @@ def _names_class(key: str) -> bool:
 
 def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
     """The data set and the recipes, each with its name, that the words ask for."""
+    dataset = None if args.source is None else open_dataset(args.source, key=args.key, classes=args.classes, **_source_flags(args))
     catalog = load_catalog(Path(args.catalog) if args.catalog else None)
     if args.variant is not None:
         entry = catalog.variant(args.variant)
         _refuse_flags(args, "--variant", ("mode", "groups", "matrix", "of", "seed"))
-        args.dataset = args.dataset or (None if args.source else entry.source)
         recipe = entry.recipe()
-        return catalog, _open_request(args, catalog), [(args.variant.replace("/", "-"), recipe)]
+        dataset = _open_entry(args, catalog.source(args.dataset or entry.source)) if dataset is None else dataset
+        return catalog, dataset, [(args.variant.replace("/", "-"), recipe)]
     if args.recipe is not None:
         _refuse_flags(args, "--recipe", ("mode", "groups", "matrix", "of", "seed"))
-        recipe = load_recipe(Path(args.recipe))
-        return catalog, _open_request(args, catalog), [(Path(args.recipe).stem, recipe)]
-    chains = _read_chains(args)
-    dataset = _open_request(args, catalog)
-    return catalog, dataset, [(f"{dataset.name}-{name}", recipe) for name, recipe in chains]
+        chains = [(Path(args.recipe).stem, load_recipe(Path(args.recipe)))]
+    else:
+        chains = _read_chains(args)
+    if dataset is None:
+        if args.dataset is None:
+            raise CatalogError(Problem("corruptkit make", "nothing says what to corrupt", do="give --dataset NAME or --source PATH"))
+        dataset = _open_entry(args, catalog.source(args.dataset))
+    return catalog, dataset, chains if args.recipe is not None else [(f"{dataset.name}-{name}", recipe) for name, recipe in chains]
 
 
 def _refuse_flags(args: Namespace, owner: str, names: tuple[str, ...]) -> None:
@@ -150,22 +154,31 @@ def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
     found = []
     for ratio, seed in product(ratios.split(","), (args.seed or "0").split(",")):
         stage = {"kind": kind, "ratio": ratio.strip(), **given}
-        recipe = parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path())
+        try:
+            recipe = parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path())
+        except CatalogError as error:
+            raise CatalogError(*(_name_flag(problem, kind) for problem in error.problems)) from None
         corruption = recipe.chain[0]
         mode = "" if corruption.mode == KINDS[kind].model_fields["mode"].default else f"-{corruption.mode}"
         found.append((f"{kind}{mode}-{corruption.ratio}-s{recipe.seed}", recipe))
     return found
 
 
-def _open_request(args: Namespace, catalog: Catalog) -> Dataset:
-    flags = {"split": args.split, "label_column": args.label_column, "caption_column": args.caption_column}
-    if args.dataset is None:
-        if args.source is None:
-            raise CatalogError(Problem("corruptkit make", "nothing says what to corrupt", do="give --dataset NAME or --source PATH"))
-        return open_dataset(args.source, key=args.key, classes=args.classes, **flags)
-    entry = catalog.source(args.dataset)
+def _name_flag(problem: Problem, kind: str) -> Problem:
+    """A problem of a recipe that was given as flags, by the flag it came from."""
+    field = problem.key.rpartition(".")[2]
+    return replace(problem, file=f"--{field}" if field in ("seed", "mode", "groups", "matrix", "of") else f"--{kind}", key="")
+
+
+def _source_flags(args: Namespace) -> dict[str, Any]:
+    return {"split": args.split, "label_column": args.label_column, "caption_column": args.caption_column}
+
+
+def _open_entry(args: Namespace, entry: Source) -> Dataset:
+    """A data set of the catalog; what is stated besides goes before what the entry says."""
     classes = entry.classes if args.classes is None else args.classes
-    return replace(open_dataset(_find_source(entry), key=args.key or entry.key_rule, classes=classes, **flags), name=entry.name)
+    dataset = open_dataset(_find_source(entry), key=args.key or entry.key_rule, classes=classes, **_source_flags(args))
+    return replace(dataset, name=entry.name)
 
 
 def _find_source(entry: Source) -> Path:
@@ -209,21 +222,25 @@ def restore_source(args: Namespace) -> Outcome:
 
 def diff_datasets(args: Namespace) -> Outcome:
     found = diff(args.first, args.second)
-    lines = [f"{name}: {a!r:.60} | {b!r:.60}" for name, a, b in found.identity]
-    lines += [
-        f"{key}: only in {place}" for place, keys in ((args.first, found.only_first), (args.second, found.only_second)) for key in keys
-    ]
-    lines += [f"{key}: {name} {a!r} | {b!r}" for key, name, a, b in found.changed]
-    count = len(found.only_first) + len(found.only_second) + len(found.changed)
-    shown = lines[: args.limit] + ([f"... {len(lines) - args.limit:,} more (--limit)"] if len(lines) > args.limit else [])
-    shown.append(f"{count:,} conditions differ" if count else "no condition differs")
+    only = ((args.first, found.only_first), (args.second, found.only_second))
+    lines = [f"{key}: only in {place}" for place, keys in only for key in keys]
+    lines += [f"{key}: {name} {_shown(a)} | {_shown(b)}" for key, name, a, b in found.changed]
+    count = len(lines)
+    lines = lines[: args.limit] + ([f"... {count - args.limit:,} more (--limit)"] if count > args.limit else [])
+    if found.identity:
+        lines.insert(0, f"the identities differ in: {', '.join(name for name, _, _ in found.identity)}")
+    lines.append(f"{count:,} conditions differ" if count else "no condition differs")
     data = {
         "identity": [list(row) for row in found.identity],
         "only_first": list(found.only_first),
         "only_second": list(found.only_second),
         "changed": [dict(zip(("key", "field", "first", "second"), row, strict=True)) for row in found.changed],
     }
-    return Outcome(shown, data, 1 if count else 0)
+    return Outcome(lines, data, 1 if count else 0)
+
+
+def _shown(value: str | None) -> str:
+    return "none" if value is None else repr(value)
 
 
 def show_variant(args: Namespace) -> Outcome:
@@ -236,7 +253,7 @@ def show_variant(args: Namespace) -> Outcome:
         f"  from      {manifest.source.source_url}",
         f"  recipe    seed {manifest.identity['recipe']['seed']}: {', then '.join(map(_stage_line, manifest.identity['recipe']['chain']))}",
         f"  counts    {_count_line(manifest.counts)}",
-        f"  files     {len(manifest.shards)} shards, {sum(shard.bytes for shard in manifest.shards):,} bytes",
+        f"  files     {_size_line(manifest)}",
         f"  made      {made.finished} with corruptkit {made.versions.get('corruptkit', '?')}",
     ]
     edits = read_edits(place / FOLDER / "plan.parquet").sort_by([("stage", "ascending"), ("rank", "ascending")]).slice(0, args.edits)
@@ -246,14 +263,19 @@ def show_variant(args: Namespace) -> Outcome:
     return Outcome(lines, data)
 
 
+def _size_line(manifest: Manifest) -> str:
+    if manifest.shards:
+        return f"{len(manifest.shards)} shards, {sum(shard.bytes for shard in manifest.shards):,} bytes"
+    return f"a plan of {sum(record.bytes for record in manifest.files):,} bytes, applied while the source is read"
+
+
 def _stage_line(stage: dict[str, Any]) -> str:
     rest = ", ".join(f"{name} {value}" for name, value in stage.items() if name not in ("kind", "ratio") and value is not None)
     return f"{stage.get('kind')} {stage.get('ratio')}" + (f" ({rest})" if rest else "")
 
 
 def index_source(args: Namespace) -> Outcome:
-    flags = {"split": args.split, "label_column": args.label_column, "caption_column": args.caption_column}
-    dataset = open_dataset(args.source, key=args.key, classes=args.classes, **flags)
+    dataset = open_dataset(args.source, key=args.key, classes=args.classes, **_source_flags(args))
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
     found = _describe_index(index)
     lines = [f"{args.source}: {found['rows']:,} rows in {found['shards']} shards"]
@@ -278,7 +300,8 @@ def _describe_index(index: Index) -> dict[str, Any]:
 
 def list_entries(args: Namespace) -> Outcome:
     if args.what == "kinds":
-        found = {kind: (model.__doc__ or "").strip() for kind, model in KINDS.items()}
+        modes = {kind: ", ".join(get_args(model.model_fields["mode"].annotation)) for kind, model in KINDS.items()}
+        found = {kind: f"{model.__doc__} Modes: {modes[kind]}." for kind, model in KINDS.items()}
     else:
         catalog = load_catalog(Path(args.catalog) if args.catalog else None)
         if args.what == "sources":

@@ -18,14 +18,14 @@ import pyarrow as pa
 from corruptkit.digest import canonical_json, sha256_hex
 from corruptkit.edits import EditMap, compose_edits, edit_index, map_edits
 from corruptkit.engines.local import map_shards
-from corruptkit.errors import DatasetError, IntegrityError, Problem
+from corruptkit.errors import CatalogError, DatasetError, IntegrityError, Problem
 from corruptkit.formats.conditions import Columns, RowEdit
 from corruptkit.formats.keys import check_rule
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.shards import list_shards, split_of
 from corruptkit.formats.webdataset import Layout, read_sample, read_samples, sample_row, scan_shard
 from corruptkit.index import Index, ShardStat, load_index, make_index, save_index
-from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
+from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest, strip_secrets
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe
 
@@ -121,6 +121,7 @@ class Dataset:
         file = self.shards[shard]
         descriptor = os.open(file, os.O_RDONLY)
         try:
+            _refuse_changed(file, os.fstat(descriptor), index.meta.shards[shard])
             sample = read_sample(descriptor, file, self.layout, place, length, edit)
         finally:
             os.close(descriptor)
@@ -193,6 +194,13 @@ def worker_share() -> tuple[int, int]:
     return rank * count + number, world * count
 
 
+def _refuse_changed(file: Path, found: os.stat_result, known: ShardStat) -> None:
+    """An index says where samples lie: in a shard that has changed since, another may lie there."""
+    if (found.st_size, found.st_mtime_ns) != (known.bytes, known.mtime_ns):
+        what, expected = "its size or time has changed", "the shard as it was indexed"
+        raise DatasetError(Problem(str(file), what, expected, "the source has changed: open it again"))
+
+
 def _as_batch(rows: list[Row], fields: Sequence[str]) -> pa.RecordBatch:
     names = list(dict.fromkeys([*fields, *sorted(name for row in rows for name in row)]))
     kinds: dict[str, pa.DataType] = {"key": pa.large_string(), "caption": pa.large_string(), "label": pa.int64()}
@@ -221,16 +229,37 @@ def open_dataset(
 
     `source` says where the source of an overlay lies, if not where its manifest says. Raises DatasetError, IntegrityError.
     """
+    if "://" in str(path):
+        raise DatasetError(Problem(strip_secrets(str(path)), "a URL", "a path: this version reads local files only", "copy it here first"))
     place = Path(path)
     if manifest_path(place).exists():
-        return open_variant(place, source)
+        given = {"split": split, "key": key, "classes": classes, "label_column": label_column, "caption_column": caption_column}
+        return _refuse_flags(open_variant(place, source), given)
     if (place / FOLDER / "partial").exists():
         do = "start the same `corruptkit make` again to finish it"
         raise DatasetError(Problem(str(place), "an unfinished variant", "a finished one", do))
     shards = list_shards(place, split)
     layout = Layout(check_rule(key or "sample"), Columns(label_column, caption_column))
     known = place if place.is_dir() else place.parent if glob.has_magic(place.name) else place.with_suffix("")
-    return Dataset(place, known.resolve().name, tuple(shards), layout, split_of(shards, split), classes)
+    name = strip_secrets(known.resolve().name)
+    return Dataset(place, name, tuple(shards), layout, split_of(shards, split), classes)
+
+
+def _refuse_flags(variant: Dataset, given: dict[str, str | int | None]) -> Dataset:
+    """A variant's manifest says how to read it: what is stated besides must say the same."""
+    columns = variant.layout.columns
+    known = {
+        "split": variant.split,
+        "key": variant.layout.key_rule,
+        "classes": variant.classes,
+        "label_column": columns.label,
+        "caption_column": columns.caption,
+    }
+    for name, value in given.items():
+        if value not in (None, "") and value != known[name]:
+            flag, do = f"--{name.replace('_', '-')}", "leave it out: the manifest of a variant says it"
+            raise CatalogError(Problem(str(variant.path), f"{flag} {value!r:.40}", f"{known[name]!r:.40}", do, key=name))
+    return variant
 
 
 def open_variant(place: Path, source: str | Path | None = None, *, depth: int = _NESTED) -> Dataset:
@@ -245,8 +274,11 @@ def open_variant(place: Path, source: str | Path | None = None, *, depth: int = 
     return dataset.with_edits(read_edits(place / FOLDER / "plan.parquet"))
 
 
-def open_source(place: Path, manifest: Manifest, source: str | Path | None = None, *, depth: int = _NESTED) -> Dataset:
-    """The source of a variant, where it was or where `source` says, checked by its fingerprint."""
+def open_source(place: Path, manifest: Manifest, source: str | Path | None = None, *, depth: int = _NESTED, trust: bool = True) -> Dataset:
+    """The source of a variant, where it was or where `source` says, checked by its fingerprint.
+
+    Without `trust`, an index that lies in the folder of a variant, where anybody may have put it, is not read.
+    """
     where = Path(source or manifest.source.source_url)
     if not where.exists() and not glob.has_magic(where.name):
         found, expected = "the variant's source is not there", "the source it was made of"
@@ -258,7 +290,7 @@ def open_source(place: Path, manifest: Manifest, source: str | Path | None = Non
         below = open_variant(where, depth=depth - 1)
     else:
         below = _as_source(where, manifest, tuple(list_shards(where, known["split"])))
-    found = below.index().meta.fingerprint
+    found = below.index(cache=trust or below.manifest is None).meta.fingerprint
     if found != known["fingerprint"]:
         expected, do = f"fingerprint {known['fingerprint'][:16]}...", "name the source that the variant was made of"
         raise IntegrityError(Problem(str(where), f"fingerprint {found[:16]}...", expected, do, key=str(place)))
@@ -304,7 +336,7 @@ def _index_folders(dataset: Dataset) -> list[Path]:
     """Where an index is kept: beside its shards, else in the user's cache."""
     home = dataset.shards[0].parent.resolve() if dataset.shards else dataset.path.resolve()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corruptkit"
-    return [home / FOLDER, cache / sha256_hex(str(home).encode())[:16]]
+    return [home / FOLDER, cache / sha256_hex(os.fsencode(home))[:16]]
 
 
 def _scan(dataset: Dataset, stats: Sequence[tuple[str, int, int]], workers: int, watch: Watch | None) -> Index:

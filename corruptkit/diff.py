@@ -14,6 +14,9 @@ from corruptkit.dataset import Dataset, open_dataset
 from corruptkit.index import Index
 from corruptkit.manifest import differing_fields
 
+# key, field, the first's value and the second's, None where it has none
+Change = tuple[str, str, str | None, str | None]
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -22,7 +25,7 @@ class Difference:
     identity: tuple[tuple[str, object, object], ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
-    changed: tuple[tuple[str, str, str, str], ...]  # key, field, first, second
+    changed: tuple[Change, ...]
 
 
 def diff(first: str | Path | Dataset, second: str | Path | Dataset) -> Difference:
@@ -33,7 +36,12 @@ def diff(first: str | Path | Dataset, second: str | Path | Dataset) -> Differenc
     only = [joined.filter(pc.is_null(joined[name]))["key"].to_pylist() for name in ("here.b", "here.a")]
     both = joined.filter(pc.and_(pc.is_valid(joined["here.a"]), pc.is_valid(joined["here.b"])))
     changed = [row for field in ("label", "caption") for row in _changed_rows(both, field)]
-    return Difference(tuple(differing_fields(_identity(a), _identity(b))), tuple(only[0]), tuple(only[1]), tuple(sorted(changed)))
+    return Difference(
+        tuple(differing_fields(_identity(a), _identity(b))),
+        tuple(only[0]),
+        tuple(only[1]),
+        tuple(sorted(changed, key=lambda change: change[:2])),
+    )
 
 
 def _identity(dataset: Dataset) -> Mapping[str, Any]:
@@ -45,10 +53,10 @@ def _conditions(index: Index) -> pa.Table:
     return table.append_column("here", pa.array([True] * len(table), pa.bool_()))
 
 
-def _changed_rows(both: pa.Table, field: str) -> Iterator[tuple[str, str, str, str]]:
+def _changed_rows(both: pa.Table, field: str) -> Iterator[Change]:
     a, b = both[f"{field}.a"], both[f"{field}.b"]
     same = pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
     part = both.filter(pc.invert(same))
     for row in part.select(["key", f"{field}.a", f"{field}.b"]).to_pylist():
-        values = ["" if value in (None, -1) else str(value) for value in (row[f"{field}.a"], row[f"{field}.b"])]
+        values = [None if value in (None, -1) else str(value) for value in (row[f"{field}.a"], row[f"{field}.b"])]
         yield row["key"], field, values[0], values[1]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Terminals act on these: a hostile member name or caption must not reach one through a message.
 _SPECIAL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))} | {
-    c: f"\\u{c:04x}" for c in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+    c: f"\\u{c:04x}" for c in (0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
 }
 
 
@@ -117,7 +117,11 @@ def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) ->
         return Problem(file, f"found {detail['input']!r}", do=nearest_word(str(detail["input"]), valid), key=where)
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error":
-        if not message.startswith(("found ", "unknown ")) and isinstance(detail["input"], str | int):
+        if (
+            not message.startswith(("found ", "unknown "))
+            and isinstance(detail["input"], str | int)
+            and str(detail["input"]) not in message
+        ):
             message = f"found {detail['input']!r:.80}, {message}"
         return Problem(file, f"{message[:1].lower()}{message[1:]}", key=where)
     # pydantic's own words, of Python's types: people write lists, and read what was found first.

@@ -72,9 +72,9 @@ def explain_disk(target: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             do = "free some space and start the same command again: it resumes"
             raise DatasetError(Problem(str(target), "no space left on the device", do=do)) from None
-        raise DatasetError(
-            Problem(str(error.filename or target), f"cannot be written: {error.strerror}", do="mend it and resume")
-        ) from error
+        place = Path(error.filename) if isinstance(error.filename, str) else target
+        verb = "read" if isinstance(error, FileNotFoundError) and target not in place.parents else "written"
+        raise DatasetError(Problem(str(place), f"cannot be {verb}: {error.strerror}", do="mend it and resume")) from error
 
 
 def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any) -> None:
@@ -105,10 +105,10 @@ def _copy_range(source: BinaryIO, out: BinaryIO, start: int, stop: int, digest: 
 def _send_piece(source: int, out: int, start: int, piece: bytes) -> None:
     sent = 0
     try:
-        while sent < len(piece):
-            sent += os.copy_file_range(source, out, len(piece) - sent, start + sent)
+        while moved := os.copy_file_range(source, out, len(piece) - sent, start + sent):
+            sent += moved
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        while sent < len(piece):
-            sent += os.write(out, memoryview(piece)[sent:])
+    while sent < len(piece):  # some file systems refuse, some move nothing without a word
+        sent += os.write(out, memoryview(piece)[sent:])

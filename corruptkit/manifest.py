@@ -189,13 +189,17 @@ def read_manifest(folder: Path) -> Manifest:
 def parse_manifest(content: bytes, file: str) -> Manifest:
     """A manifest from its bytes, refused unless every part of it is as FORMAT.md says."""
     table = _load_table(content, file)
-    if table.get("format_version") != FORMAT_VERSION:
-        found = f"format_version {table.get('format_version')!r:.40}"
+    number = table.get("format_version")
+    if type(number) is not int or number != FORMAT_VERSION:
+        found = f"format_version {number!r:.40}"
         raise DatasetError(Problem(file, found, str(FORMAT_VERSION), "read it with the corruptkit that wrote it"))
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise IntegrityError(*validation_problems(error, file)) from None
+    if (manifest.circumstance.format == "overlay") == bool(manifest.shards):
+        found = f"format {manifest.circumstance.format} with {len(manifest.shards)} shards"
+        raise IntegrityError(Problem(file, found, "shards, or an overlay without any", "do not use it", key="circumstance.format"))
     for name in [shard.name for shard in manifest.shards] + [record.path for record in manifest.files]:
         if not _relative(name):
             raise IntegrityError(Problem(file, f"the path {name!r}", "a path inside the variant", "do not use it"))
@@ -244,12 +248,15 @@ def command_line() -> list[str]:
 
 
 def strip_secrets(text: str) -> str:
-    """Text with its URLs bare of user info, query and fragment."""
-    return _URL.sub(lambda match: _bare_url(match[0]), text)
+    """Text with its URLs bare of user info, query and fragment; bytes of a path that are no UTF-8 are written out."""
+    return _URL.sub(lambda match: _bare_url(match[0]), text.encode(errors="backslashreplace").decode())
 
 
 def _bare_url(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets without a partner: nothing tells what in it is secret
+        return url.partition("://")[0] + "://"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

@@ -72,18 +72,28 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def recipe_from_identity(identity: RecipeIdentity, inputs: Mapping[str, bytes], file: str) -> Recipe:
-    """The recipe that an identity describes, its content looked up by digest."""
-    chain = [dict(entry) for entry in identity["chain"]]
-    for entry in chain:
-        entry["where"] = dict(entry.get("where") or {}) or None
-        for table in (entry, entry["where"] or {}):
-            for name in CANONICAL.keys() & table.keys():
-                table[name] = _restore_input(name, table[name], inputs, file)
+    """The recipe that an identity describes, its content looked up by digest. Raises IntegrityError, CatalogError."""
+    try:
+        chain = [_restore_stage(entry, inputs, file) for entry in identity["chain"]]
+    except (TypeError, ValueError, LookupError, RecursionError):
+        found, expected = "a recipe that cannot be read", "every field of a kind, and its content under .corruptkit/inputs"
+        raise IntegrityError(Problem(file, found, expected, "do not use it", key="identity.recipe")) from None
     return parse_recipe({"seed": identity["seed"], "chain": chain}, file)
 
 
-def _restore_input(name: str, digest: str, inputs: Mapping[str, bytes], file: str) -> Any:
-    if digest not in inputs:
-        raise IntegrityError(Problem(file, f"the recipe's {name} {digest} is missing", "its content under .corruptkit/inputs"))
-    text = inputs[digest].decode()
-    return text.split("\n")[:-1] if name == "keys_file" else json.loads(text)
+def _restore_stage(entry: Mapping[str, Any], inputs: Mapping[str, bytes], file: str) -> dict[str, Any]:
+    stage = {name: _restore_input(name, value, inputs, file) for name, value in entry.items()}
+    if stage.get("where") is not None:
+        stage["where"] = {name: _restore_input(name, value, inputs, file) for name, value in dict(stage["where"]).items()}
+    return stage
+
+
+def _restore_input(name: str, value: Any, inputs: Mapping[str, bytes], file: str) -> Any:
+    """A field's value; content that stands by its digest is a list, whatever it is, and so never taken for a path."""
+    if name not in CANONICAL:
+        return value
+    if value not in inputs:
+        raise IntegrityError(Problem(file, f"the recipe's {name} {value} is missing", "its content under .corruptkit/inputs"))
+    text = inputs[value].decode()
+    content = text.split("\n")[:-1] if name == "keys_file" else json.loads(text)
+    return content if isinstance(content, list) else [content]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from corruptkit.dataset import Dataset, open_source, open_variant
@@ -12,13 +13,13 @@ from corruptkit.edits import compose_edits, map_edits, reverse_edits
 from corruptkit.errors import ConflictError, IntegrityError, Problem
 from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic, write_atomic
 from corruptkit.formats.overlay import read_edits
-from corruptkit.formats.sidecar import carried_files, sidecar_of
+from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
 from corruptkit.formats.tar import Member, Window, walk_members
 from corruptkit.formats.webdataset import Patch, open_shard, patch_shard
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
 from corruptkit.verify import check_files
 
-_RESTORING = "restoring"
+_RESTORING = ".corruptkit-restoring"  # marks a folder as ours until all of it is there
 
 
 def restore(path: str | Path, out: str | Path, *, source: str | Path | None = None) -> Path:
@@ -31,21 +32,27 @@ def restore(path: str | Path, out: str | Path, *, source: str | Path | None = No
     manifest = read_manifest(place)
     if problems := check_files(place, manifest):
         raise IntegrityError(*problems)
-    if target.exists() and any(target.iterdir()) and not (target / FOLDER / _RESTORING).exists():
-        raise ConflictError(Problem(str(target), "the folder is not empty", "an empty folder or none", "choose another --out"))
+    if target.resolve() == place.resolve() or place.resolve() in target.resolve().parents:
+        raise ConflictError(Problem(str(target), f"the variant lies at {place}", "a folder apart from it", "choose another --out"))
+    partial = target / _RESTORING
     with explain_disk(target):
-        partial = target / FOLDER / _RESTORING
+        if target.is_dir() and any(target.iterdir()) and not partial.is_dir():
+            raise ConflictError(Problem(str(target), "the folder is not empty", "an empty folder or none", "choose another --out"))
         partial.mkdir(parents=True, exist_ok=True)
         with lock_folder(target):
             if manifest.shards:
-                _undo_shards(place, target, partial, manifest)
+                restored = _undo_shards(place, target, partial, manifest)
+                found, known = restored.index(cache=False).meta.fingerprint, manifest.identity["source"]["fingerprint"]
+                if found != known:
+                    problem = Problem(str(target), f"restored, fingerprint {found[:16]}...", f"{known[:16]}...", "do not use it")
+                    raise IntegrityError(problem)
             else:
                 _copy_source(open_source(place, manifest, source), target, partial)
-            shutil.rmtree(target / FOLDER)
+            shutil.rmtree(partial)
     return target
 
 
-def _undo_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -> None:
+def _undo_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -> Dataset:
     """Every shard with its rewritten members put back, in the order in which the originals lie."""
     variant = open_variant(place)
     index = variant.index()
@@ -66,6 +73,7 @@ def _undo_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -
     for sidecar in filter(None, map(sidecar_of, variant.shards)):
         write_atomic(target / sidecar.name, kept.get(sidecar.name) or sidecar.read_bytes(), partial)
     _copy_carried(place, target, partial)
+    return replace(variant, path=target, shards=tuple(target / shard.name for shard in variant.shards), manifest=None)
 
 
 def _put_back(patches: Iterable[Patch], originals: Iterator[Member], window: Window, shard: Path) -> Iterator[Span]:
@@ -78,14 +86,16 @@ def _put_back(patches: Iterable[Patch], originals: Iterator[Member], window: Win
 
 
 def _copy_source(source: Dataset, target: Path, partial: Path) -> None:
-    """The source of an overlay as it reads: its shards, with the edits of an overlay below."""
+    """The source of an overlay as it reads: its shards and side-cars, with the edits of an overlay below."""
     for shard, start, stop in source.shard_rows():
-        patches = patch_shard(shard, source.layout, {}, source.shard_edits(start, stop), start)
+        edits = source.shard_edits(start, stop)
+        patches = list(patch_shard(shard, source.layout, {}, edits, start))
         _write_patched(shard, target / shard.name, partial, ((patch.start, patch.end, patch.content) for patch in patches))
-    folders = {shard.parent for shard in source.shards}
-    for sidecar in filter(None, map(sidecar_of, source.shards)):
-        _write_patched(sidecar, target / sidecar.name, partial, ())
-    for folder in folders:
+        if (sidecar := sidecar_of(shard)) is not None:
+            by_stem = {patch.stem.rpartition("/")[2]: edits[patch.key] for patch in patches}
+            content = rewrite_sidecar(sidecar, by_stem, source.layout.columns) or sidecar.read_bytes()
+            write_atomic(target / sidecar.name, content, partial)
+    for folder in {shard.parent for shard in source.shards}:
         _copy_carried(folder, target, partial)
 
 

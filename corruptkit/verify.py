@@ -57,7 +57,8 @@ def verify(
         do = "materialise it first" if not manifest.shards else "state --source PATH"
         raise CatalogError(Problem("--deep", "there is nothing to compare", "shards and their source", do))
     problems = check_files(place, manifest, workers, watch)
-    checks.append(f"{len(manifest.shards)} shards and {len(manifest.files)} other files have the SHA-256 of the manifest")
+    shards = f"{len(manifest.shards)} shards and {len(manifest.files)} other files" if manifest.shards else f"{len(manifest.files)} files"
+    checks.append(f"{shards} have the SHA-256 of the manifest")
     if not problems:
         try:
             checks.extend(_check_content(place, manifest, source, deep=deep))
@@ -97,8 +98,8 @@ def _check_content(place: Path, manifest: Manifest, source: str | Path | None, *
     _check_plan(place, manifest, edits)
     yield f"the plan's {edits.num_rows:,} edits have the digest that the variant_id names"
     variant = open_variant(place) if manifest.shards else None
-    below = open_source(place, manifest, source) if source is not None or variant is None else None
-    known = None if below is None else below.index(cache=below.manifest is None)
+    below = open_source(place, manifest, source, trust=False) if source is not None or variant is None else None
+    known = None if below is None else below.index()
     if below is not None:
         yield f"the source at {below.path} has the fingerprint that the variant_id names"
     if variant is not None:

@@ -27,7 +27,7 @@ from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.overlay import write_edits
 from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
-from corruptkit.formats.webdataset import Layout, patch_shard, split_name
+from corruptkit.formats.webdataset import Layout, patch_shard
 from corruptkit.index import ShardStat
 from corruptkit.manifest import (
     FOLDER,
@@ -258,7 +258,7 @@ def _keep_originals(task: ShardTask, originals: BinaryIO, stems: dict[str, str])
     """The spans that a shard's edits replace; what stood there goes to the originals, and each key's stem is noted for the side-car."""
     for patch in patch_shard(task.source, task.layout, task.edits, task.below, task.first_row):
         originals.write(patch.original or b"")
-        stems[patch.key] = (split_name(patch.name, task.source) or ("", ""))[0].rpartition("/")[2]
+        stems[patch.key] = patch.stem.rpartition("/")[2]
         yield patch.start, patch.end, patch.content
 
 

@@ -104,14 +104,14 @@ def _load_text(path: Path) -> str:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ValueError(f"cannot read '{path}': {reason}") from None
+        raise ValueError(f"cannot read '{path}': {reason}; name a file that can be read") from None
 
 
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(_load_text(path), parse_float=Decimal)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"'{path}' is not JSON: {error}") from None
+        raise ValueError(f"'{path}' is not JSON: {error}; mend the file") from None
 
 
 def _load_csv(path: Path) -> list[list[str]]:

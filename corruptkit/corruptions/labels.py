@@ -32,8 +32,8 @@ class Flip(Choice):
     def _check_tables(self) -> Self:
         for mode, name in _NEEDS.items():
             if (getattr(self, name) is None) == (self.mode == mode):
-                verb = "needs" if self.mode == mode else "takes no"
-                raise ValueError(f"flip mode '{self.mode}' {verb} {name}")
+                verb, do = ("needs", f"state {name}") if self.mode == mode else ("takes no", f"leave them out or state mode '{mode}'")
+                raise ValueError(f"flip mode '{self.mode}' {verb} {name}; {do}")
         return self
 
     def decide(self, rows: Rows, draws: Draws) -> Decision:

@@ -83,8 +83,9 @@ def fetch_openmoji(out: Path, *, size: int = 64, progress: bool = False) -> Path
     if not _is_complete(out, size):
         packages = _load_packages()
         with explain_disk(out):
-            _claim_folder(out)
+            out.mkdir(parents=True, exist_ok=True)
             with lock_folder(out):
+                _claim_folder(out)
                 _write_source(out, packages, size, progress=progress)
                 shutil.rmtree(out / _FETCHING)
     return out
@@ -223,7 +224,7 @@ def _is_complete(out: Path, size: int) -> bool:
 
 def _claim_folder(out: Path) -> None:
     """Make the folder ours, without what an interrupted or damaged fetch left in it."""
-    foreign = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    foreign = sorted(path.name for path in out.iterdir())
     if foreign and not (out / _FETCHING).is_dir() and not (out / _RECORD).is_file():
         found = f"it holds '{foreign[0]}'"
         raise ConflictError(Problem(str(out), found, "an empty folder or an interrupted fetch of openmoji", "choose another folder"))

@@ -45,7 +45,8 @@ def write_edits(edits: pa.Table, out: BinaryIO) -> None:
 def read_edits(path: Path) -> pa.Table:
     """Read edits that somebody else wrote: refused unless they are what FORMAT.md says, in its order."""
     try:
-        table = pq.read_table(path, memory_map=False)
+        with path.open("rb") as file:
+            table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise _unfit(path, f"it cannot be read: {str(error).splitlines()[0]:.100}") from None
     if table.column_names != EDITS.names:

@@ -42,9 +42,15 @@ def list_shards(path: Path, split: str | None) -> list[Path]:
         found = "no such file or folder" if not path.exists() else f"no .tar file{f' of split {split}' if split else ''}"
         raise DatasetError(Problem(str(path), found, "a folder of WebDataset shards, a shard, or a variant", "mend the path"))
     for tar in tars:
+        if not _is_text(tar.name):
+            raise DatasetError(Problem(str(tar), "a name that is not UTF-8", "a name in UTF-8", "rename the shard"))
         if not tar.is_file():
             raise DatasetError(Problem(str(tar), "not there, or no regular file", "a WebDataset shard", "mend the path"))
     return tars
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def _refuse_compressed(path: Path) -> None:

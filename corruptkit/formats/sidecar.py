@@ -41,8 +41,9 @@ def sidecar_of(shard: Path) -> Path | None:
 def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) -> bytes | None:
     """A side-car's bytes with the edits (by sample key) in its caption and label columns; None where none applies."""
     try:
-        file = pq.ParquetFile(path)
-        table = file.read()
+        with path.open("rb") as content:
+            file = pq.ParquetFile(content)
+            table = file.read()
     except (OSError, pa.ArrowException) as error:
         found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
         raise DatasetError(Problem(str(path), found, "img2dataset's Parquet", "fetch it anew or remove it")) from None

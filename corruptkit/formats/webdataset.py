@@ -53,6 +53,7 @@ class Patch(NamedTuple):
     """
 
     key: str
+    stem: str
     name: str
     start: int
     end: int
@@ -201,7 +202,7 @@ def _patch_sample(sample: Sample, below: RowEdit, edit: RowEdit, read: Read, fil
         if held or holds_field(suffix, raw[suffix], below, columns):
             original = _member_bytes(member, source[suffix], raw[suffix], read) if held else None
             content = _member_bytes(member, variant[suffix], raw[suffix], read)
-            yield Patch(sample.key, member.name, member.start, member.end, content, original)
+            yield Patch(sample.key, sample.stem, member.name, member.start, member.end, content, original)
 
 
 def _edit_contents(key: str, contents: dict[str, bytes], edit: RowEdit, file: Path, columns: Columns) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -69,6 +69,7 @@ def test_active_character_is_written_out(code: int) -> None:
 
 
 @examples(200)
+@example("a\u2028b\u2029c\x85d\x1ce")
 @given(st.text(st.characters()))
 def test_escaped_text_is_one_line_of_utf8(text: str) -> None:
     found = escape_text(text)

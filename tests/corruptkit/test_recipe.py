@@ -133,9 +133,12 @@ def test_seed_of_any_size_is_read_as_integer_or_text(seed: int, tmp_path: Path) 
         (FLIP + 'ratio = 1\nmode = "unifrm"\n', ["recipe.toml, chain.0.flip.mode: found 'unifrm'; did you mean 'uniform'?"]),
         (SWAP + 'ratio = 1\nmode = "uniform"\n', ["recipe.toml, chain.0.swap.mode: found 'uniform'; valid are: any"]),
         (FLIP + 'ratio = 1\nof = "eligable"\n', ["recipe.toml, chain.0.flip.of: found 'eligable'; did you mean 'eligible'?"]),
-        (FLIP + 'ratio = 1\nmode = "within"\n', ["recipe.toml, chain.0.flip: flip mode 'within' needs groups"]),
-        (FLIP + 'ratio = 1\nmode = "matrix"\n', ["recipe.toml, chain.0.flip: flip mode 'matrix' needs matrix"]),
-        (FLIP + "ratio = 1\ngroups = [[0, 1]]\n", ["recipe.toml, chain.0.flip: flip mode 'uniform' takes no groups"]),
+        (FLIP + 'ratio = 1\nmode = "within"\n', ["recipe.toml, chain.0.flip: flip mode 'within' needs groups; state groups"]),
+        (FLIP + 'ratio = 1\nmode = "matrix"\n', ["recipe.toml, chain.0.flip: flip mode 'matrix' needs matrix; state matrix"]),
+        (
+            FLIP + "ratio = 1\ngroups = [[0, 1]]\n",
+            ["recipe.toml, chain.0.flip: flip mode 'uniform' takes no groups; leave them out or state mode 'within'"],
+        ),
         (
             FLIP + 'ratio = 1\nmode = "within"\ngroups = [[0, 1], [2, 1]]\n',
             ["recipe.toml, chain.0.flip.groups: class 1 is in two groups, expected each class in one at most"],

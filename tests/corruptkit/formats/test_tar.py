@@ -167,6 +167,13 @@ def test_long_name_of_a_folder_is_not_the_next_members(form: int) -> None:
     assert [member.name for member in walk_archive(data)] == ["a.txt"]
 
 
+def test_long_name_of_a_link_says_nothing_of_a_file() -> None:
+    """GNU tar may write such a header for what is no link."""
+    data = bare_block(b"././@LongLink", 4, b"K", b"to\0\0") + bare_block(b"a.txt", 1, b"0", b"a") + END
+    assert walk_archive(data) == stdlib_members(data)
+    assert walk_archive(data)[0] == Member("a.txt", 0, 3 * BLOCK, 1, 4 * BLOCK)
+
+
 def test_pax_size_and_path_go_before_the_header() -> None:
     records = [tar._pax_record(b"path", "é.txt".encode()), tar._pax_record(b"size", b"5")]
     data = pax_block(*records) + bare_block(b"x", 0, b"0", b"12345") + END
