@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corruptkit.dataset import Dataset, Watch, open_source, open_variant
+from corruptkit.compare import compare_variant
+from corruptkit.dataset import Watch, open_source, open_variant
 from corruptkit.digest import file_sha256, sha256_hex
 from corruptkit.edits import compose_edits, digest_edits, edit_index, map_edits, reverse_edits
 from corruptkit.engines.local import map_shards
 from corruptkit.errors import CatalogError, CorruptkitError, IntegrityError, Problem
-from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.overlay import read_edits
-from corruptkit.formats.tar import read_range
-from corruptkit.formats.webdataset import Layout, member_at, patch_shard
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
 from corruptkit.plan import make_plan, ratio_text
 from corruptkit.recipe import recipe_from_identity
 
-_PIECE = 1 << 22
 _OURS = ("manifest.json", "manifest.sha256")
 _SCRATCH = (f"{FOLDER}/index-", f"{FOLDER}/partial/")  # no reader takes these for data, and verify reads neither
 
@@ -104,6 +100,7 @@ def _check_content(place: Path, manifest: Manifest, source: str | Path | None, *
         yield f"the source at {below.path} has the fingerprint that the variant_id names"
     if variant is not None:
         known = _undo_edits(place, manifest, variant.index(cache=False), edits)
+        _check_places(place, known, edits)
         yield "the shards hold every new value, and without the edits they have the source's fingerprint"
     assert known is not None, "a variant has shards or a source"
     _check_recipe(place, manifest, known, edits)
@@ -111,8 +108,8 @@ def _check_content(place: Path, manifest: Manifest, source: str | Path | None, *
     if deep:
         assert variant is not None, "checked at the start"
         assert below is not None, "checked at the start"
-        _compare_shards(variant, below, edits)
-        yield "every byte of every shard is the source's or the plan's"
+        compare_variant(variant, below, edits)
+        yield "every byte of every shard and of what stands beside them is the source's or the plan's"
 
 
 def _undo_edits(place: Path, manifest: Manifest, index: Index, edits: pa.Table) -> Index:
@@ -167,48 +164,10 @@ def _check_recipe(place: Path, manifest: Manifest, index: Index, edits: pa.Table
         raise IntegrityError(Problem(str(place / FOLDER / "plan.parquet"), "other edits", expected, "do not use it"))
 
 
-def _compare_shards(variant: Dataset, below: Dataset, edits: pa.Table) -> None:
-    """Every shard of a variant against the source's bytes with the plan's members rewritten."""
-    names = [[shard.name for shard in dataset.shards] for dataset in (variant, below)]
-    if names[0] != names[1]:
-        found, expected = f"{len(names[0])} shards", f"the source's {len(names[1])} shards, by name"
-        raise IntegrityError(Problem(str(variant.path), found, expected, "name the source it was made of"))
-    plan = map_edits(compose_edits(edits), below.index())
-    keys = below.index().column("key")
-    for mine, (shard, start, stop) in zip(variant.shards, below.shard_rows(), strict=True):
-        by_key = {keys[row].as_py(): edit for row, edit in plan.of_rows(start, stop)}
-        compare_shard(mine, shard, variant.layout, by_key, below.shard_edits(start, stop), start)
-
-
-def compare_shard(
-    mine: Path, source: Path, layout: Layout, edits: dict[str, RowEdit], below: dict[str, RowEdit], first_row: int = 0
-) -> None:
-    """Raise IntegrityError with the first member in which a shard is not what the edits make of its source."""
-    descriptors = [os.open(file, os.O_RDONLY) for file in (mine, source)]
-    try:
-        place = shift = 0  # in the source; and how far the variant is ahead of it
-        size = os.fstat(descriptors[1]).st_size
-        for patch in [*patch_shard(source, layout, edits, below, first_row), None]:
-            stop = size if patch is None else patch.start
-            for at in range(place, stop, _PIECE):
-                length = min(_PIECE, stop - at)
-                pair = read_range(descriptors[0], at + shift, length), read_range(descriptors[1], at, length)
-                if pair[0] != pair[1]:
-                    raise _differs(mine, member_at(source, at + _first_difference(*pair)))
-            if patch is not None:
-                if read_range(descriptors[0], patch.start + shift, len(patch.content)) != patch.content:
-                    raise _differs(mine, patch.name)
-                place, shift = patch.end, shift + len(patch.content) - (patch.end - patch.start)
-        if os.fstat(descriptors[0]).st_size != size + shift:
-            raise _differs(mine, "the end of the archive")
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _first_difference(a: bytes, b: bytes) -> int:
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _differs(shard: Path, name: str) -> IntegrityError:
-    return IntegrityError(Problem(str(shard), "bytes that neither the source nor the plan explains", do="do not use it", key=name))
+def _check_places(place: Path, index: Index, edits: pa.Table) -> None:
+    """The shard that each edit names, where the shards are at hand."""
+    rows = pc.index_in(edits["key"], value_set=index.column("key")).combine_chunks()
+    names = pa.array([shard.name for shard in index.meta.shards], pa.large_string())
+    if not names.take(index.column("shard").take(rows)).equals(edits["shard"].combine_chunks()):
+        found, expected = "edits under other shards", "the shards that hold their rows"
+        raise IntegrityError(Problem(str(place / FOLDER / "plan.parquet"), found, expected, "do not use it", key="shard"))

@@ -25,7 +25,7 @@ from corruptkit.errors import ConflictError, DatasetError, Problem
 from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic, write_atomic
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.overlay import write_edits
-from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
+from corruptkit.formats.sidecar import carried_files, rewrite_pair, sidecar_of
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.formats.webdataset import Layout, patch_shard
 from corruptkit.index import ShardStat
@@ -278,13 +278,11 @@ def _write_sidecar(task: ShardTask, partial: Path, stems: Mapping[str, str]) -> 
     source = sidecar_of(task.source)
     if source is None:
         return None, False
-    below = {stems[key]: edit for key, edit in task.below.items()}
-    edits = below | {stems[key]: {**task.below.get(key, {}), **edit} for key, edit in task.edits.items()}
-    original, target = partial / f"{source.name}.original", task.out / source.name
-    for path, wanted in ((original, below), (target, edits)):
-        write_atomic(path, rewrite_sidecar(source, wanted, task.layout.columns) or source.read_bytes(), partial)
-    record = describe_file(task.out, source.name)
-    return record, record.sha256 != file_sha256(original)
+    below, own = ({stems[key]: edit for key, edit in edits.items()} for edits in (task.below, task.edits))
+    original, content = rewrite_pair(source, below, own, task.layout.columns)
+    write_atomic(partial / f"{source.name}.original", original, partial)
+    write_atomic(task.out / source.name, content, partial)
+    return describe_file(task.out, source.name), content != original
 
 
 def describe_file(folder: Path, name: str) -> FileRecord:

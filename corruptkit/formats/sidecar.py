@@ -38,6 +38,13 @@ def sidecar_of(shard: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def rewrite_pair(path: Path, below: Mapping[str, RowEdit], own: Mapping[str, RowEdit], columns: Columns) -> tuple[bytes, bytes]:
+    """A side-car as the source reads, with the edits of an overlay below, and as the variant does; edits by sample key."""
+    content = path.read_bytes()
+    both = {**below, **{stem: {**below.get(stem, {}), **edit} for stem, edit in own.items()}}
+    return rewrite_sidecar(path, below, columns) or content, rewrite_sidecar(path, both, columns) or content
+
+
 def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) -> bytes | None:
     """A side-car's bytes with the edits (by sample key) in its caption and label columns; None where none applies."""
     try:

@@ -1,0 +1,118 @@
+"""Every byte of a variant against its source: what the source and the plan do not explain is refused with its place."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corruptkit.dataset import Dataset
+from corruptkit.edits import compose_edits, map_edits
+from corruptkit.errors import IntegrityError, Problem
+from corruptkit.formats.conditions import RowEdit
+from corruptkit.formats.sidecar import carried_files, rewrite_pair, sidecar_of
+from corruptkit.formats.tar import BLOCK, make_header, pad_block, read_range
+from corruptkit.formats.webdataset import Patch, member_at, patch_shard
+from corruptkit.manifest import FOLDER
+
+_PIECE = 1 << 22
+
+
+def compare_variant(variant: Dataset, source: Dataset, edits: pa.Table) -> None:
+    """Compare shards, side-cars, originals and carried files. Raises IntegrityError at the first difference."""
+    names = [[shard.name for shard in dataset.shards] for dataset in (variant, source)]
+    if names[0] != names[1]:
+        found, expected = f"{len(names[0])} shards", f"the source's {len(names[1])} shards, by name"
+        raise IntegrityError(Problem(str(variant.path), found, expected, "name the source it was made of"))
+    index = source.index()
+    plan, keys = map_edits(compose_edits(edits), index), index.column("key")
+    kept: list[bytes] = []  # originals of side-cars, which follow those of all members
+    with ExitStack() as stack:
+        originals = stack.enter_context((variant.path / FOLDER / "originals.tar").open("rb"))
+        for mine, (shard, start, stop) in zip(variant.shards, source.shard_rows(), strict=True):
+            below = source.shard_edits(start, stop)
+            own = {keys[row].as_py(): edit for row, edit in plan.of_rows(start, stop)}
+            stems: dict[str, str] = {}
+            patches = patch_shard(shard, variant.layout, own, below, start)
+            _compare_shard(mine, shard, _check_originals(patches, originals, stems))
+            kept += _compare_sidecar(variant, shard, {stems[key]: e for key, e in below.items()}, {stems[key]: e for key, e in own.items()})
+        _expect_next(originals, b"".join(kept) + bytes(2 * BLOCK), "side-cars and the end marker")
+        if originals.read(1):
+            raise _differs(Path(originals.name), "bytes after the end marker")
+    for folder in {shard.parent for shard in source.shards}:
+        for file in carried_files(folder):
+            if file.read_bytes() != (variant.path / file.name).read_bytes():
+                raise _differs(variant.path / file.name, "")
+
+
+def _check_originals(patches: Iterator[Patch], originals: BinaryIO, stems: dict[str, str]) -> Iterator[Patch]:
+    """Pass patches on, once the originals hold what each replaces; note the stem of each key."""
+    for patch in patches:
+        _expect_next(originals, patch.original or b"", patch.name)
+        stems[patch.key] = patch.stem.rpartition("/")[2]
+        yield patch
+
+
+def _expect_next(file: BinaryIO, content: bytes, name: str) -> None:
+    if file.read(len(content)) != content:
+        raise _differs(Path(file.name), name)
+
+
+def _compare_shard(mine: Path, source: Path, patches: Iterator[Patch]) -> None:
+    """A shard against its source with the patches in place."""
+    descriptors = [os.open(file, os.O_RDONLY) for file in (mine, source)]
+    try:
+        place = shift = 0  # in the source; and how far the variant is ahead of it
+        size = os.fstat(descriptors[1]).st_size
+        for patch in patches:
+            _compare_ranges(descriptors, (place, patch.start), shift, mine, source)
+            if read_range(descriptors[0], patch.start + shift, len(patch.content)) != patch.content:
+                raise _differs(mine, patch.name)
+            place, shift = patch.end, shift + len(patch.content) - (patch.end - patch.start)
+        _compare_ranges(descriptors, (place, size), shift, mine, source)
+        if os.fstat(descriptors[0]).st_size != size + shift:
+            raise _differs(mine, "the end of the archive")
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _compare_ranges(descriptors: list[int], span: tuple[int, int], shift: int, mine: Path, source: Path) -> None:
+    for at in range(*span, _PIECE):
+        length = min(_PIECE, span[1] - at)
+        ours, theirs = read_range(descriptors[0], at + shift, length), read_range(descriptors[1], at, length)
+        if ours != theirs:
+            differs = next((n for n, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), min(len(ours), len(theirs)))
+            raise _differs(mine, member_at(source, at + differs))
+
+
+def _compare_sidecar(variant: Dataset, shard: Path, below: dict[str, RowEdit], own: dict[str, RowEdit]) -> Iterator[bytes]:
+    """A shard's side-car; yields its original as it must stand among the originals, where it was rewritten."""
+    sidecar = sidecar_of(shard)
+    if sidecar is None:
+        return
+    original, expected = rewrite_pair(sidecar, below, own, variant.layout.columns)
+    mine = variant.path / sidecar.name
+    content = mine.read_bytes() if mine.is_file() else b""
+    # Another version of pyarrow may write the same table in other bytes.
+    if content != expected and not (original != expected and _same_table(content, expected)):
+        raise _differs(mine, "")
+    if original != expected:
+        yield make_header(sidecar.name, len(original)) + pad_block(original)
+
+
+def _same_table(a: bytes, b: bytes) -> bool:
+    try:
+        return bool(pq.read_table(io.BytesIO(a)).equals(pq.read_table(io.BytesIO(b)), check_metadata=True))
+    except pa.ArrowException:
+        return False
+
+
+def _differs(file: Path, name: str) -> IntegrityError:
+    return IntegrityError(Problem(str(file), "bytes that neither the source nor the plan explains", do="do not use it", key=name))
