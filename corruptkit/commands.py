@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from corruptkit.catalog import Catalog, Source, load_catalog
 from corruptkit.corruptions import KINDS
-from corruptkit.dataset import Dataset, Watch, open_dataset
+from corruptkit.dataset import Dataset, open_dataset
 from corruptkit.diff import diff
+from corruptkit.engines.local import Watch
 from corruptkit.errors import CatalogError, DatasetError, Problem
 from corruptkit.fetching import fetch
 from corruptkit.files import explain_disk, open_atomic

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from corruptkit.digest import canonical_json, sha256_hex
 from corruptkit.edits import EditMap, compose_edits, edit_index, map_edits
-from corruptkit.engines.local import map_shards
+from corruptkit.engines.local import Watch
 from corruptkit.errors import CatalogError, DatasetError, IntegrityError, Problem
 from corruptkit.formats.conditions import Columns, RowEdit
 from corruptkit.formats.keys import check_rule
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.shards import list_shards, split_of
-from corruptkit.formats.webdataset import Layout, read_sample, read_samples, sample_row, scan_shard
-from corruptkit.index import Index, ShardStat, load_index, make_index, save_index
+from corruptkit.formats.webdataset import Layout, read_sample, read_samples, sample_row
+from corruptkit.index import Index, Readable, ShardStat, find_index
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest, strip_secrets
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe
@@ -32,8 +31,6 @@ from corruptkit.recipe import Recipe
 _NESTED = 16  # overlays over overlays, at most
 _BATCH = 256
 Row = dict[str, Any]
-# What a loader asks of an iterable: wrap it to show its progress.
-Watch = Callable[[Iterator[Any], int], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,16 @@ class Dataset:
     def index(self, *, workers: int = 1, watch: Watch | None = None, cache: bool = True) -> Index:
         """The index of the rows as they read, edits applied; read from its file where the shards have not changed since."""
         if "_source_index" not in vars(self):
-            vars(self)["_source_index"] = _load_or_scan(self, workers, watch, cache=cache)
+            vars(self)["_source_index"] = find_index(self._shards_to_index(), workers, watch, cache=cache)
         source = self._source_index
         return source if self.edits is None else edit_index(source, self.edits)
 
+    def _shards_to_index(self) -> Readable:
+        return Readable(self.path, self.shards, self.layout, self.split, self.classes, self.null_label)
+
     @cached_property
     def _source_index(self) -> Index:
-        return _load_or_scan(self)
+        return find_index(self._shards_to_index())
 
     @cached_property
     def _edit_map(self) -> EditMap | None:
@@ -302,60 +302,3 @@ def _as_source(where: Path, manifest: Manifest, shards: tuple[Path, ...]) -> Dat
     known, record = manifest.identity["source"], manifest.source
     layout = Layout(check_rule(known["key_rule"]), Columns(record.label_column, record.caption_column))
     return Dataset(where, record.name, shards, layout, known["split"], known["classes"], known.get("null_label", False))
-
-
-def _load_or_scan(dataset: Dataset, workers: int = 1, watch: Watch | None = None, *, cache: bool = True) -> Index:
-    """The index of the shards as they lie, from its file where that is still true."""
-    stats = [_stat(shard) for shard in dataset.shards]
-    question = [dataset.split, dataset.classes, dataset.null_label, *dataset.layout.columns, dataset.layout.key_rule]
-    mark = sha256_hex(canonical_json([question, [str(shard.name) for shard in dataset.shards]]))[:8]
-    files = [folder / f"index-{mark}.arrow" for folder in _index_folders(dataset)]
-    for file in files if cache else []:
-        index = load_index(file)
-        if index is not None and [(s.name, s.bytes, s.mtime_ns) for s in index.meta.shards] == stats:
-            return index
-    index = _scan(dataset, stats, workers, watch)
-    for file in files if cache else []:
-        try:
-            save_index(index, file)
-            return load_index(file) or index
-        except OSError:
-            continue  # a source that cannot be written to, or a full disk: the next folder, or none
-    return index
-
-
-def _stat(shard: Path) -> tuple[str, int, int]:
-    try:
-        found = shard.stat()
-    except OSError as error:
-        raise DatasetError(Problem(str(shard), f"cannot be read: {error.strerror}", do="mend the path or its permissions")) from None
-    return shard.name, found.st_size, found.st_mtime_ns
-
-
-def _index_folders(dataset: Dataset) -> list[Path]:
-    """Where an index is kept: beside its shards, else in the user's cache."""
-    home = dataset.shards[0].parent.resolve() if dataset.shards else dataset.path.resolve()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corruptkit"
-    return [home / FOLDER, cache / sha256_hex(os.fsencode(home))[:16]]
-
-
-def _scan(dataset: Dataset, stats: Sequence[tuple[str, int, int]], workers: int, watch: Watch | None) -> Index:
-    found = map_shards(_scan_task, [(shard, dataset.layout) for shard in dataset.shards], workers)
-    scans = list(watch(found, len(dataset.shards)) if watch else found)
-    shards = [
-        ShardStat(name=name, bytes=size, mtime_ns=mtime, rows=len(table), digest=digest)
-        for (name, size, mtime), (table, digest) in zip(stats, scans, strict=True)
-    ]
-    return make_index(
-        [table for table, _ in scans],
-        shards,
-        split=dataset.split,
-        key_rule=dataset.layout.key_rule,
-        classes=dataset.classes,
-        null_label=dataset.null_label,
-        where=str(dataset.path),
-    )
-
-
-def _scan_task(item: tuple[Path, Layout]) -> tuple[pa.Table, str]:
-    return scan_shard(*item)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +17,13 @@ from pydantic import BaseModel, ConfigDict
 from xxhash import xxh3_128_hexdigest
 
 from corruptkit.corruptions.rows import Ints, Rows
-from corruptkit.digest import fingerprint
+from corruptkit.digest import canonical_json, fingerprint, sha256_hex
 from corruptkit.draws import hash_keys
+from corruptkit.engines.local import Watch, map_shards
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.files import open_atomic
-from corruptkit.manifest import SourceIdentity
+from corruptkit.formats.webdataset import Layout, scan_shard
+from corruptkit.manifest import FOLDER, SourceIdentity
 
 INDEX_VERSION = "2"
 _HEAD = 64
@@ -230,3 +233,72 @@ def _map_file(file: BinaryIO) -> pa.Buffer:
 def _make_head(content: pa.Buffer) -> bytes:
     """What an index file begins with: 64 bytes, so that the columns stay aligned in memory."""
     return f"corruptkit index {INDEX_VERSION} {xxh3_128_hexdigest(memoryview(content))}\n".encode().ljust(_HEAD)
+
+
+class Readable(NamedTuple):
+    """What an index is made of: shards, and how they are to be read. `path` is what messages call the source."""
+
+    path: Path
+    shards: tuple[Path, ...]
+    layout: Layout
+    split: str
+    classes: int | None
+    null_label: bool
+
+
+def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *, cache: bool = True) -> Index:
+    """The index of the shards as they lie, from its file where that is still true; else scanned, and kept."""
+    stats = [_stat_shard(shard) for shard in source.shards]
+    question = [source.split, source.classes, source.null_label, *source.layout.columns, source.layout.key_rule]
+    mark = sha256_hex(canonical_json([question, [shard.name for shard in source.shards]]))[:16]
+    files = [folder / f"index-{mark}.arrow" for folder in _index_folders(source)] if cache else []
+    for file in files:
+        index = load_index(file)
+        if index is not None and [(s.name, s.bytes, s.mtime_ns) for s in index.meta.shards] == stats:
+            return index
+    index = scan_source(source, stats, workers, watch)
+    for file in files:
+        try:
+            save_index(index, file)
+            return load_index(file) or index
+        except OSError:
+            continue  # a source that cannot be written to, or a full disk: the next folder, or none
+    return index
+
+
+def _stat_shard(shard: Path) -> tuple[str, int, int]:
+    try:
+        found = shard.stat()
+    except OSError as error:
+        raise DatasetError(Problem(str(shard), f"cannot be read: {error.strerror}", do="mend the path or its permissions")) from None
+    return shard.name, found.st_size, found.st_mtime_ns
+
+
+def _index_folders(source: Readable) -> list[Path]:
+    """Where an index is kept: beside its shards, else in the user's cache."""
+    home = source.shards[0].parent.resolve() if source.shards else source.path.resolve()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corruptkit"
+    return [home / FOLDER, cache / sha256_hex(os.fsencode(home))[:16]]
+
+
+def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers: int, watch: Watch | None) -> Index:
+    """Read the headers and conditions of all shards, one task a shard."""
+    found = map_shards(_scan_task, [(shard, source.layout) for shard in source.shards], workers)
+    scans = list(watch(found, len(source.shards)) if watch else found)
+    shards = [
+        ShardStat(name=name, bytes=size, mtime_ns=mtime, rows=len(table), digest=digest)
+        for (name, size, mtime), (table, digest) in zip(stats, scans, strict=True)
+    ]
+    return make_index(
+        [table for table, _ in scans],
+        shards,
+        split=source.split,
+        key_rule=source.layout.key_rule,
+        classes=source.classes,
+        null_label=source.null_label,
+        where=str(source.path),
+    )
+
+
+def _scan_task(item: tuple[Path, Layout]) -> tuple[pa.Table, str]:
+    return scan_shard(*item)

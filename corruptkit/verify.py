@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corruptkit.compare import compare_variant
-from corruptkit.dataset import Watch, open_source, open_variant
+from corruptkit.dataset import open_source, open_variant
 from corruptkit.digest import file_sha256, sha256_hex
 from corruptkit.edits import compose_edits, digest_edits, edit_index, map_edits, reverse_edits
-from corruptkit.engines.local import map_shards
+from corruptkit.engines.local import Watch, map_shards
 from corruptkit.errors import CatalogError, CorruptkitError, IntegrityError, Problem
 from corruptkit.formats.overlay import read_edits
 from corruptkit.index import Index

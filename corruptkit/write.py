@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from corruptkit.dataset import Dataset, Watch
+from corruptkit.dataset import Dataset
 from corruptkit.digest import file_sha256, sha256_hex
 from corruptkit.edits import map_edits
-from corruptkit.engines.local import map_shards
+from corruptkit.engines.local import Watch, map_shards
 from corruptkit.errors import ConflictError, DatasetError, Problem
 from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic, write_atomic
 from corruptkit.formats.conditions import RowEdit

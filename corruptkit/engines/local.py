@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from corruptkit.errors import DatasetError, Problem
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# Wraps the results of so many tasks, to show how far they are.
+Watch = Callable[[Iterator[Any], int], Iterator[Any]]
 
 
 def map_shards(task: Callable[[Item], Result], items: Iterable[Item], workers: int = 1) -> Iterator[Result]:

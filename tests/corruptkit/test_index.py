@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pytest
 
-from corruptkit import dataset
+from corruptkit import index as indexing
 from corruptkit.dataset import Dataset, open_dataset
 from corruptkit.errors import DatasetError
 from corruptkit.index import SCHEMA, Index, load_index, make_index, save_index
@@ -35,8 +35,8 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every source that is scanned from here on."""
     found: list[Path] = []
-    scan = dataset._scan
-    monkeypatch.setattr(dataset, "_scan", lambda *arguments: found.append(arguments[0].path) or scan(*arguments))
+    scan = indexing.scan_source
+    monkeypatch.setattr(indexing, "scan_source", lambda *arguments: found.append(arguments[0].path) or scan(*arguments))
     return found
 
 
