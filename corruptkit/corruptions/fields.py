@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import operator
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -30,7 +31,7 @@ _WORD = "[^\t\n\v\f\r ]+"
 
 def decimal_text(value: object) -> str:
     """A decimal as the text that stands in an identity: no exponent, no trailing zeros."""
-    text = repr(value) if isinstance(value, float) else str(value).strip()
+    text = float.__repr__(value) if isinstance(value, float) else str(value).strip()
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or not _DECIMAL.fullmatch(text):
         raise ValueError(f"found {value!r}, expected a decimal number such as 0.05")
     if len(text) > _LONGEST_DECIMAL:
@@ -47,6 +48,8 @@ def _ratio_text(value: object) -> str:
 
 
 def _seed_text(value: object) -> str:
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        value = operator.index(value)  # NumPy's integers too
     if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
         raise ValueError("found an integer of thousands of digits, expected it as text")
     if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[0-9]+(\.e[0-9]+)?", str(value)):

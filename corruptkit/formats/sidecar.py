@@ -54,8 +54,12 @@ def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) 
     except (OSError, pa.ArrowException) as error:
         found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
         raise DatasetError(Problem(str(path), found, "img2dataset's Parquet", "fetch it anew or remove it")) from None
-    if "key" not in table.column_names or not edits:
+    fields = [columns.json_field(field) for field in FIELDS if columns.json_field(field) in table.column_names]
+    if not edits or not fields:
         return None
+    if "key" not in table.column_names:
+        found, expected = f"a column '{fields[0]}' and no column 'key'", "keys, to find the rows that change"
+        raise DatasetError(Problem(str(path), found, expected, "move it away: it would keep the clean conditions"))
     keys = table["key"].cast(pa.string()).to_pylist()
     changed = table
     for field in FIELDS:

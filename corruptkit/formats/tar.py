@@ -171,16 +171,18 @@ def _read_extension(flag: int, content: bytes, file: Path, place: int) -> _Said:
 
 def _pax_records(content: bytes, file: Path, place: int) -> dict[str, bytes]:
     records = {}
+    content = content.rstrip(b"\0")
+    start = 0
     try:
-        while content.strip(b"\0"):
-            digits = content[: content.index(b" ")]
-            length = int(digits) if digits.isdigit() else 0
-            record = content[content.index(b" ") + 1 : length - 1]
-            if length < 5 or content[length - 1 : length] != b"\n":
+        while start < len(content):
+            space = content.index(b" ", start)
+            digits = content[start:space]
+            stop = start + (int(digits) if digits.isdigit() and len(digits) < 10 else 0)
+            if stop <= space or content[stop - 1 : stop] != b"\n":
                 raise ValueError
-            name, value = record.split(b"=", 1)
+            name, value = content[space + 1 : stop - 1].split(b"=", 1)
             records[name.decode()] = value
-            content = content[length:]
+            start = stop
     except ValueError:
         raise _broken(file, f"a pax header that cannot be read at byte {place}") from None
     if any(name.startswith("GNU.sparse") for name in records):

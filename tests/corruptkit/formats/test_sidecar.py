@@ -98,14 +98,19 @@ def test_same_edits_give_the_same_bytes(tmp_path: Path) -> None:
         (COLUMNS, {"elsewhere": {"caption": ("b", "new")}}),
         (COLUMNS, {"000000001": {"label": ("1", "2")}}),
         (COLUMNS, {"000000002": {"caption": ("", "new")}}),
-        ({name: column for name, column in COLUMNS.items() if name != "key"}, SWAP),
         ({name: column for name, column in COLUMNS.items() if name != "caption"}, SWAP),
         ({name: column.slice(0, 0) for name, column in COLUMNS.items()}, SWAP),
     ],
-    ids=["no edit", "another shard's", "no such column", "a failed row", "no key", "no caption", "no row"],
+    ids=["no edit", "another shard's", "no such column", "a failed row", "no caption", "no row"],
 )
 def test_sidecar_without_an_edit_is_left_to_be_copied(tmp_path: Path, columns: dict[str, pa.Array], edits: dict) -> None:
     assert rewrite_sidecar(write_sidecar(tmp_path, columns), edits, USUAL) is None
+
+
+def test_sidecar_whose_rows_cannot_be_found_is_refused(tmp_path: Path) -> None:
+    path = write_sidecar(tmp_path, {name: column for name, column in COLUMNS.items() if name != "key"})
+    with pytest.raises(DatasetError, match="a column 'caption' and no column 'key', .*; move it away"):
+        rewrite_sidecar(path, SWAP, USUAL)
 
 
 @pytest.mark.parametrize("content", [b"", b"not Parquet", b"PAR1" + bytes(40) + b"PAR1"])
