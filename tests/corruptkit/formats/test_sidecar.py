@@ -109,7 +109,7 @@ def test_sidecar_without_an_edit_is_left_to_be_copied(tmp_path: Path, columns: d
 
 def test_sidecar_whose_rows_cannot_be_found_is_refused(tmp_path: Path) -> None:
     path = write_sidecar(tmp_path, {name: column for name, column in COLUMNS.items() if name != "key"})
-    with pytest.raises(DatasetError, match="a column 'caption' and no column 'key', .*; move it away"):
+    with pytest.raises(DatasetError, match=r"a column 'caption' and no column 'key', .*; move it away"):
         rewrite_sidecar(path, SWAP, USUAL)
 
 
