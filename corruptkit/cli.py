@@ -6,10 +6,11 @@ import argparse
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, Problem, escape_text, nearest_word
+from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, LeftoverWarning, Problem, escape_text, nearest_word
 
 _CATALOG = "another catalog than the one that ships ($CORRUPTKIT_CATALOG)"
 _EXAMPLES = """examples:
@@ -155,7 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
     try:
-        return _run(words)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", LeftoverWarning)
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            return _run(words)
     except CorruptkitError as error:
         return _report(command, error, as_json=as_json)
     except BrokenPipeError:

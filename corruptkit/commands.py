@@ -20,7 +20,7 @@ from corruptkit.diff import diff
 from corruptkit.engines.local import Watch
 from corruptkit.errors import CatalogError, DatasetError, Problem
 from corruptkit.fetching import fetch
-from corruptkit.files import explain_disk, open_atomic
+from corruptkit.files import explain_disk, local_path, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
@@ -99,7 +99,7 @@ def _count_line(counts: CountRecord) -> str:
 def _target(args: Namespace, name: str, count: int) -> Path:
     if args.out is None:
         return Path(name)
-    return Path(args.out) / name if count > 1 else Path(args.out)
+    return local_path(args.out) / name if count > 1 else local_path(args.out)
 
 
 def _warn(plan: Plan, dataset: Dataset) -> None:
@@ -216,7 +216,7 @@ def _variants(path: str, manifest: Manifest | None) -> list[dict[str, Any]]:
 
 
 def restore_source(args: Namespace) -> Outcome:
-    manifest = read_manifest(Path(args.path))
+    manifest = read_manifest(local_path(args.path))
     out = restore(args.path, args.out, source=args.source)
     return Outcome([f"{out}: the source of {args.path}, byte for byte"], {"path": str(out), "variants": _variants(args.path, manifest)})
 
@@ -245,7 +245,7 @@ def _shown(value: str | None) -> str:
 
 
 def show_variant(args: Namespace) -> Outcome:
-    place = Path(args.path)
+    place = local_path(args.path)
     manifest = read_manifest(place)
     source, made = manifest.identity["source"], manifest.circumstance
     lines = [
@@ -317,7 +317,7 @@ def fetch_source(args: Namespace) -> Outcome:
     entry = load_catalog(Path(args.catalog) if args.catalog else None).source(args.name)
     if not entry.fetch:
         raise CatalogError(Problem("corruptkit fetch", f"{entry.name} cannot be fetched by corruptkit", do=f"get it with: {entry.get}"))
-    out = fetch(entry.fetch, Path(args.out) if args.out else _default_home(entry.name), progress=True)
+    out = fetch(entry.fetch, local_path(args.out) if args.out else _default_home(entry.name), progress=True)
     return Outcome([f"{out}: {entry.title}", f"  {entry.license}: {entry.attribution}"], {"path": str(out), "license": entry.license})
 
 

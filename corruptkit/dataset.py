@@ -17,14 +17,15 @@ import pyarrow as pa
 
 from corruptkit.edits import EditMap, compose_edits, edit_index, map_edits
 from corruptkit.engines.local import Watch
-from corruptkit.errors import CatalogError, DatasetError, IntegrityError, Problem
+from corruptkit.errors import CatalogError, DatasetError, IntegrityError, Problem, strip_secrets
+from corruptkit.files import local_path
 from corruptkit.formats.conditions import Columns, RowEdit
 from corruptkit.formats.keys import check_rule
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.shards import list_shards, split_of
 from corruptkit.formats.webdataset import Layout, read_sample, read_samples, sample_row
 from corruptkit.index import Index, Readable, ShardStat, find_index
-from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest, strip_secrets
+from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe
 
@@ -52,14 +53,19 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, Any]:
         # An index is mapped from its file again, not copied to every worker.
-        return {name: value for name, value in vars(self).items() if name not in ("_source_index", "_edit_map")}
+        return {name: value for name, value in vars(self).items() if name not in ("_source_index", "_edited_index", "_edit_map")}
 
     def index(self, *, workers: int = 1, watch: Watch | None = None, cache: bool = True) -> Index:
         """The index of the rows as they read, edits applied; read from its file where the shards have not changed since."""
         if "_source_index" not in vars(self):
             vars(self)["_source_index"] = find_index(self._shards_to_index(), workers, watch, cache=cache)
         source = self._source_index
-        return source if self.edits is None else edit_index(source, self.edits)
+        if self.edits is None:
+            return source
+        if "_edited_index" not in vars(self):
+            vars(self)["_edited_index"] = edit_index(source, self.edits)
+        edited: Index = vars(self)["_edited_index"]
+        return edited
 
     def _shards_to_index(self) -> Readable:
         return Readable(self.path, self.shards, self.layout, self.split, self.classes, self.null_label)
@@ -75,7 +81,7 @@ class Dataset:
     def with_recipe(self, recipe: Recipe, *, epoch: int | None = None) -> Dataset:
         """The variant that a recipe makes, in memory; with an epoch, drawn anew for it."""
         plan = make_plan(recipe if epoch is None else recipe.in_epoch(epoch), self.index())
-        return self.with_edits(plan.edits)
+        return replace(self.with_edits(plan.edits), manifest=None)
 
     def with_edits(self, edits: pa.Table) -> Dataset:
         """The variant that a plan's edits make of this data set as it reads now."""
@@ -134,6 +140,7 @@ class Dataset:
         index = self._source_index
         present = {"label": (index.numbers("label") >= 0).any(), "caption": index.column("caption").null_count < len(index)}
         names = ["key", "image", *(name for name, here in present.items() if here)]
+        names += sorted({other for shard in index.meta.shards for other in shard.others})
         rows = self.rows() if order is None else map(self.row, order)
         held: list[Row] = []
         for row in rows:
@@ -145,7 +152,11 @@ class Dataset:
             yield _as_batch(held, names)
 
     def to_webdataset(self) -> WebSamples:
-        """Samples as webdataset yields them undecoded; the first stage of a `wds.DataPipeline`."""
+        """Samples as webdataset yields them undecoded; the first stage of a `wds.DataPipeline`.
+
+        Each process gets its share of the shards (torch's loader workers, RANK of WORLD_SIZE) by itself: `split_by_worker` and
+        `split_by_node` after it would lose samples.
+        """
         return WebSamples(self)
 
     def to_torch(self) -> TorchRows:
@@ -201,11 +212,10 @@ def _refuse_changed(file: Path, found: os.stat_result, known: ShardStat) -> None
         raise DatasetError(Problem(str(file), what, expected, "the source has changed: open it again"))
 
 
-def _as_batch(rows: list[Row], fields: Sequence[str]) -> pa.RecordBatch:
-    names = list(dict.fromkeys([*fields, *sorted(name for row in rows for name in row)]))
+def _as_batch(rows: list[Row], names: Sequence[str]) -> pa.RecordBatch:
     kinds: dict[str, pa.DataType] = {"key": pa.large_string(), "caption": pa.large_string(), "label": pa.int64()}
     columns = [pa.array([row.get(name) for row in rows], kinds.get(name, pa.large_binary())) for name in names]
-    return pa.record_batch(columns, names=names)
+    return pa.record_batch(columns, names=list(names))
 
 
 def _chain_edits(before: pa.Table, after: pa.Table) -> pa.Table:
@@ -229,9 +239,7 @@ def open_dataset(
 
     `source` says where the source of an overlay lies, if not where its manifest says. Raises DatasetError, IntegrityError.
     """
-    if "://" in str(path):
-        raise DatasetError(Problem(strip_secrets(str(path)), "a URL", "a path: this version reads local files only", "copy it here first"))
-    place = Path(path)
+    place = local_path(path)
     if manifest_path(place).exists():
         given = {"split": split, "key": key, "classes": classes, "label_column": label_column, "caption_column": caption_column}
         return _refuse_flags(open_variant(place, source), given)
@@ -279,7 +287,8 @@ def open_source(place: Path, manifest: Manifest, source: str | Path | None = Non
 
     Without `trust`, an index that lies in the folder of a variant, where anybody may have put it, is not read.
     """
-    where = Path(source or manifest.source.source_url)
+    places: list[str | Path] = [source] if source else [manifest.source.source_url, place / manifest.circumstance.source_path]
+    where = next((local_path(path) for path in places if Path(path).exists()), local_path(places[0]))
     if not where.exists() and not glob.has_magic(where.name):
         found, expected = "the variant's source is not there", "the source it was made of"
         raise DatasetError(Problem(str(where), found, expected, "state --source PATH", key=str(place)))

@@ -10,13 +10,16 @@ CorruptkitError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 # Terminals act on these: a hostile member name or caption must not reach one through a message.
 _SPECIAL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))} | {
     c: f"\\u{c:04x}" for c in (0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
@@ -26,6 +29,19 @@ _SPECIAL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))} | {
 def escape_text(text: str) -> str:
     """Text from a file, safe to print: control characters and reordering marks are written out."""
     return text.translate(_SPECIAL)
+
+
+def strip_secrets(text: str) -> str:
+    """Text with its URLs bare of user info, query and fragment; bytes of a path that are no UTF-8 are written out."""
+    return _URL.sub(lambda match: _bare_url(match[0]), text.encode(errors="backslashreplace").decode())
+
+
+def _bare_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets without a partner: nothing tells what in it is secret
+        return url.partition("://")[0] + "://"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 _LONGEST = 80
@@ -46,10 +62,10 @@ class Problem:
         text = f"{where}: {self.found}"
         text += f", expected {self.expected}" if self.expected else ""
         text += f"; {self.do}" if self.do else ""
-        return escape_text(text)
+        return escape_text(strip_secrets(text))
 
     def as_json(self) -> dict[str, str]:
-        return asdict(self)
+        return {name: strip_secrets(value) for name, value in asdict(self).items()}
 
 
 class CorruptkitError(Exception):
@@ -80,6 +96,10 @@ class IntegrityError(CorruptkitError):
 
 class ConflictError(CorruptkitError):
     """The target holds something else: choose another."""
+
+
+class LeftoverWarning(UserWarning):
+    """A variant still tells an old condition, in a place that corruptkit does not rewrite."""
 
 
 def nearest_word(word: str, valid: Iterable[str]) -> str:

@@ -16,6 +16,13 @@ _PIECE = 1 << 22
 Span = tuple[int, int, bytes]  # bytes [start, stop) of a file, and what stands there instead
 
 
+def local_path(path: str | Path) -> Path:
+    """A path, and no URL: `s3://bucket` would become a folder of that name."""
+    if "://" in str(path):
+        raise DatasetError(Problem(str(path), "a URL", "a path: this version reads and writes local files only", "copy it here first"))
+    return Path(path)
+
+
 @contextmanager
 def open_atomic(path: Path, partial: Path) -> Iterator[BinaryIO]:
     """A file that gets its name only when it is whole and on the disk."""

@@ -25,7 +25,7 @@ from corruptkit.files import open_atomic
 from corruptkit.formats.webdataset import Layout, scan_shard
 from corruptkit.manifest import FOLDER, SourceIdentity
 
-INDEX_VERSION = "2"
+INDEX_VERSION = "3"
 _HEAD = 64
 SCHEMA = pa.schema(
     [
@@ -52,6 +52,7 @@ class ShardStat(BaseModel):
     mtime_ns: int
     rows: int
     digest: str
+    others: tuple[str, ...] = ()  # columns that its rows have besides key, image, label and caption
 
 
 class IndexMeta(BaseModel):
@@ -199,6 +200,9 @@ def _count_classes(table: pa.Table, classes: int | None, where: str, *, null_lab
 def save_index(index: Index, path: Path) -> None:
     """Write an index, led by a checksum of all that follows, to a temporary name and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob("index-*.arrow.*.tmp"):  # of a run that was killed
+        if not Path("/proc", leftover.name.split(".")[-2]).exists():
+            leftover.unlink(missing_ok=True)
     table = index.table.replace_schema_metadata({"corruptkit": index.meta.model_dump_json()})
     with open_atomic(path, path.parent) as file:
         file.write(bytes(_HEAD))
@@ -286,11 +290,11 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
     found = map_shards(_scan_task, [(shard, source.layout) for shard in source.shards], workers)
     scans = list(watch(found, len(source.shards)) if watch else found)
     shards = [
-        ShardStat(name=name, bytes=size, mtime_ns=mtime, rows=len(table), digest=digest)
-        for (name, size, mtime), (table, digest) in zip(stats, scans, strict=True)
+        ShardStat(name=name, bytes=size, mtime_ns=mtime, rows=len(table), digest=digest, others=others)
+        for (name, size, mtime), (table, digest, others) in zip(stats, scans, strict=True)
     ]
     return make_index(
-        [table for table, _ in scans],
+        [table for table, _, _ in scans],
         shards,
         split=source.split,
         key_rule=source.layout.key_rule,
@@ -300,5 +304,5 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
     )
 
 
-def _scan_task(item: tuple[Path, Layout]) -> tuple[pa.Table, str]:
+def _scan_task(item: tuple[Path, Layout]) -> tuple[pa.Table, str, tuple[str, ...]]:
     return scan_shard(*item)

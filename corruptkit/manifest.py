@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from corruptkit.digest import canonical_json, sha256_hex, variant_id
-from corruptkit.errors import DatasetError, IntegrityError, Problem, validation_problems
+from corruptkit.errors import DatasetError, IntegrityError, Problem, strip_secrets, validation_problems
 
 FOLDER = ".corruptkit"
 FORMAT_VERSION = 1
 _LARGEST = 64 << 20
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_ADVICE = "finish it with `corruptkit make`; a source is for `corruptkit index`"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -136,6 +134,8 @@ class Circumstance(_Part):
     format: Literal["webdataset", "overlay"]
     key_encoding: str
     catalog_digest: str = ""
+    source_path: str = ""  # from the variant's folder to the source
+    source_times: tuple[int, ...] = ()  # nanoseconds, of each of the source's shards
 
 
 class Manifest(_Part):
@@ -170,17 +170,15 @@ def read_manifest(folder: Path) -> Manifest:
     path = manifest_path(folder)
     try:
         content = path.read_bytes()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        found, expected = "there is no manifest" if missing else f"cannot be read: {error.strerror}", "a finished variant"
+        raise DatasetError(Problem(str(path), found, expected, _ADVICE)) from None
+    try:
         checksum = path.with_name("manifest.sha256").read_bytes()
     except OSError as error:
-        expected = "a finished variant"
-        raise DatasetError(
-            Problem(
-                str(error.filename),
-                "there is no manifest",
-                expected,
-                "finish it with `corruptkit make`; a source is for `corruptkit index`",
-            )
-        ) from None
+        found, expected = f"cannot be read: {error.strerror}", "the checksum of manifest.json"
+        raise IntegrityError(Problem(str(path.with_name("manifest.sha256")), found, expected, "do not use it")) from None
     if checksum != checksum_line(content):
         raise IntegrityError(Problem(str(path), "does not match manifest.sha256", "the bytes that were written", "do not use it"))
     return parse_manifest(content, str(path))
@@ -222,18 +220,17 @@ def _load_table(content: bytes, file: str) -> dict[str, Any]:
     return table
 
 
-def describe_circumstance(format: Literal["webdataset", "overlay"], started: str, catalog_digest: str) -> Circumstance:
-    """The circumstance block of a variant that is finished now."""
+def describe_circumstance(format: Literal["webdataset", "overlay"], started: str, **more: Any) -> Circumstance:
+    """The circumstance block of a variant that is finished now; `more` are fields that only the writer knows."""
     names = ("corruptkit", "numpy", "pyarrow", "xxhash")
-    versions = {"python": platform.python_version()} | {name: version(name) for name in names}
     return Circumstance(
-        versions=versions,
+        versions={"python": platform.python_version()} | {name: version(name) for name in names},
         command=tuple(strip_secrets(word) for word in command_line()),
         started=started,
         finished=utc_now(),
         format=format,
         key_encoding="source",
-        catalog_digest=catalog_digest,
+        **more,
     )
 
 
@@ -245,19 +242,6 @@ def utc_now() -> str:
 def command_line() -> list[str]:
     """How this process was started, without its folder."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else []
-
-
-def strip_secrets(text: str) -> str:
-    """Text with its URLs bare of user info, query and fragment; bytes of a path that are no UTF-8 are written out."""
-    return _URL.sub(lambda match: _bare_url(match[0]), text.encode(errors="backslashreplace").decode())
-
-
-def _bare_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # brackets without a partner: nothing tells what in it is secret
-        return url.partition("://")[0] + "://"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def differing_fields(mine: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

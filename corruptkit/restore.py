@@ -11,7 +11,7 @@ from pathlib import Path
 from corruptkit.dataset import Dataset, open_source, open_variant
 from corruptkit.edits import compose_edits, map_edits, reverse_edits
 from corruptkit.errors import ConflictError, IntegrityError, Problem
-from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic, write_atomic
+from corruptkit.files import Span, copy_patched, explain_disk, local_path, lock_folder, open_atomic, write_atomic
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
 from corruptkit.formats.tar import Member, Window, walk_members
@@ -28,7 +28,7 @@ def restore(path: str | Path, out: str | Path, *, source: str | Path | None = No
     Shards and side-cars come from the variant and its originals; an overlay holds no shards, so its source is copied. Raises
     IntegrityError where a file is not what the manifest says. Started again after a cut, it begins anew.
     """
-    place, target = Path(path), Path(out)
+    place, target = local_path(path), local_path(out)
     manifest = read_manifest(place)
     if problems := check_files(place, manifest):
         raise IntegrityError(*problems)

@@ -15,6 +15,7 @@ from corruptkit.digest import file_sha256, sha256_hex
 from corruptkit.edits import compose_edits, digest_edits, edit_index, map_edits, reverse_edits
 from corruptkit.engines.local import Watch, map_shards
 from corruptkit.errors import CatalogError, CorruptkitError, IntegrityError, Problem
+from corruptkit.files import local_path
 from corruptkit.formats.overlay import read_edits
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
@@ -43,7 +44,7 @@ def verify(
     give the source's fingerprint; and the plan, made again from the recipe. With `source` that is done from the source itself;
     `deep` compares every byte of the shards with it as well.
     """
-    place = Path(path)
+    place = local_path(path)
     checks: list[str] = []
     try:
         manifest = read_manifest(place)

@@ -7,13 +7,13 @@ a record and its originals. Starting again takes up where the records end.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,11 +21,11 @@ from corruptkit.dataset import Dataset
 from corruptkit.digest import file_sha256, sha256_hex
 from corruptkit.edits import map_edits
 from corruptkit.engines.local import Watch, map_shards
-from corruptkit.errors import ConflictError, DatasetError, Problem
-from corruptkit.files import Span, copy_patched, explain_disk, lock_folder, open_atomic, write_atomic
-from corruptkit.formats.conditions import RowEdit
+from corruptkit.errors import CatalogError, ConflictError, DatasetError, LeftoverWarning, Problem, nearest_word, strip_secrets
+from corruptkit.files import Span, copy_patched, explain_disk, local_path, lock_folder, open_atomic, write_atomic
+from corruptkit.formats.conditions import RowEdit, tells_old
 from corruptkit.formats.overlay import write_edits
-from corruptkit.formats.sidecar import carried_files, rewrite_pair, sidecar_of
+from corruptkit.formats.sidecar import carried_files, count_leftovers, rewrite_pair, sidecar_of
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.formats.webdataset import Layout, patch_shard
 from corruptkit.index import ShardStat
@@ -38,17 +38,13 @@ from corruptkit.manifest import (
     SourceShard,
     checksum_line,
     describe_circumstance,
-    differing_fields,
-    manifest_path,
-    read_manifest,
-    strip_secrets,
     utc_now,
 )
 from corruptkit.plan import Plan
+from corruptkit.target import PARTIAL, claim_target
 
 Format = Literal["webdataset", "overlay"]
 _PIECE = 1 << 22
-_PARTIAL = "partial"
 
 
 class ShardDone(BaseModel):
@@ -57,9 +53,11 @@ class ShardDone(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant_id: str
+    source: ShardStat
     shard: ShardRecord
     sidecar: FileRecord | None
     sidecar_rewritten: bool
+    leftovers: int  # members and side-car rows that still tell an old caption
 
 
 @dataclass(frozen=True)
@@ -90,14 +88,16 @@ def write_variant(
 
     Raises ConflictError where something else lies at `out`, DatasetError where the source has changed or the disk is full.
     """
-    target, started = Path(out), utc_now()
+    target, started = local_path(out), utc_now()
+    if format not in get_args(Format):
+        raise CatalogError(Problem("format", f"found '{format}'", do=nearest_word(format, get_args(Format))))
     _check_source(dataset, plan)
     _refuse_overlap(dataset, target)
     source = _describe_source(dataset)
     with explain_disk(target):
         target.mkdir(parents=True, exist_ok=True)
         with lock_folder(target):
-            finished = _claim_target(target, plan, format, source)
+            finished = claim_target(target, plan, format, source, [stat.mtime_ns for stat in dataset.index().meta.shards])
             if finished is None:
                 tasks = _make_tasks(dataset, plan, target) if format == "webdataset" else []
                 _check_space(target, tasks, plan)
@@ -112,14 +112,30 @@ def write_variant(
                     shards=tuple(part.shard for part in done),
                     files=tuple(sorted(files, key=lambda record: record.path)),
                     source=source,
-                    circumstance=describe_circumstance(format, started, catalog_digest),
+                    circumstance=describe_circumstance(
+                        format,
+                        started,
+                        catalog_digest=catalog_digest,
+                        source_path=os.path.relpath(dataset.path.resolve(), target.resolve()),
+                        source_times=tuple(stat.mtime_ns for stat in dataset.index().meta.shards),
+                    ),
                 )
                 _write_manifest(target, finished)
-            shutil.rmtree(target / FOLDER / _PARTIAL, ignore_errors=True)
+                _warn_leftovers(target, sum(part.leftovers for part in done))
+            shutil.rmtree(target / FOLDER / PARTIAL, ignore_errors=True)
     return finished
 
 
+def _warn_leftovers(target: Path, count: int) -> None:
+    if count:
+        found = f"{count} edited rows still tell their old caption, in other fields of a .json or other columns of a side-car"
+        warnings.warn(str(Problem(str(target), found, do="let no training read them")), LeftoverWarning, stacklevel=3)
+
+
 def _check_source(dataset: Dataset, plan: Plan) -> None:
+    if dataset.edits is not None and dataset.manifest is None:
+        found, do = "edits that are in memory alone", "write their plan first, or make one recipe of both"
+        raise CatalogError(Problem(str(dataset.path), found, "a source that others can open", do))
     found = dataset.index().meta.fingerprint
     if found != plan.source["fingerprint"]:
         expected = f"fingerprint {plan.source['fingerprint'][:16]}..."
@@ -148,54 +164,6 @@ def _describe_source(dataset: Dataset) -> SourceRecord:
         caption_column=columns.caption,
         shards=shards,
     )
-
-
-def _claim_target(target: Path, plan: Plan, format: Format, source: SourceRecord) -> Manifest | None:
-    """The manifest of the target if it is finished already; else None, and the target is ours to fill."""
-    mine = {"variant_id": plan.variant_id, "format": format, "identity": plan.identity, "source": _shape(source)}
-    partial = target / FOLDER / _PARTIAL
-    if manifest_path(target).exists():
-        manifest = read_manifest(target)
-        theirs = {
-            "variant_id": manifest.variant_id,
-            "format": manifest.circumstance.format,
-            "identity": manifest.identity,
-            "source": _shape(manifest.source),
-        }
-        _refuse_other(target, mine, theirs)
-        return manifest
-    if (partial / "target.json").exists():
-        _refuse_other(target, mine, _read_json(partial / "target.json"))
-    elif others := sorted(entry.name for entry in target.iterdir() if entry.name != FOLDER):
-        raise ConflictError(Problem(str(target), f"the folder holds '{others[0]}'", "an empty folder or none", "choose another --out"))
-    partial.mkdir(parents=True, exist_ok=True)
-    for leftover in partial.glob("*.tmp"):
-        leftover.unlink(missing_ok=True)
-    write_atomic(partial / "target.json", json.dumps(mine, ensure_ascii=False).encode(), partial)
-    return None
-
-
-def _shape(source: SourceRecord) -> dict[str, Any]:
-    return {"shards": [[shard.name, shard.bytes] for shard in source.shards]}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError:
-        do = "remove the folder or choose another --out"
-        raise ConflictError(Problem(str(path), "not JSON", "what an unfinished run left", do)) from None
-
-
-def _refuse_other(target: Path, mine: Mapping[str, Any], theirs: Any) -> None:
-    differing = differing_fields(mine, theirs if isinstance(theirs, dict) else {})
-    shown = [field for field in differing if field[0] not in ("variant_id", "identity.plan_digest", "identity.edits")] or differing
-    if differing:
-        problems = [
-            Problem(str(target), f"it holds another variant: {theirs!r:.60}", f"{mine!r:.60}", "choose another --out", key=field)
-            for field, mine, theirs in shown
-        ]
-        raise ConflictError(*problems)
 
 
 def _make_tasks(dataset: Dataset, plan: Plan, target: Path) -> list[ShardTask]:
@@ -230,20 +198,22 @@ def write_shard(task: ShardTask) -> ShardDone:
     done = _read_done(task)
     if done is not None:
         return done
-    partial, name = task.out / FOLDER / _PARTIAL, task.source.name
-    stems: dict[str, str] = {}
+    partial, name = task.out / FOLDER / PARTIAL, task.source.name
+    seen = _Seen()
     digest = hashlib.sha256()
     with (
         task.source.open("rb", buffering=0) as source,
         open_atomic(partial / f"{name}.originals", partial) as originals,
         open_atomic(task.out / name, partial) as out,
     ):
-        copy_patched(source, out, _keep_originals(task, originals, stems), digest)
+        copy_patched(source, out, _keep_originals(task, originals, seen), digest)
         _refuse_changed(task, os.fstat(source.fileno()))
         size = out.tell()
     shard = ShardRecord(name=name, rows=task.stat.rows, bytes=size, sha256=digest.hexdigest(), edits=sum(map(len, task.edits.values())))
-    sidecar, rewritten = _write_sidecar(task, partial, stems)
-    done = ShardDone(variant_id=task.variant_id, shard=shard, sidecar=sidecar, sidecar_rewritten=rewritten)
+    sidecar, rewritten = _write_sidecar(task, partial, seen)
+    done = ShardDone(
+        variant_id=task.variant_id, source=task.stat, shard=shard, sidecar=sidecar, sidecar_rewritten=rewritten, leftovers=seen.leftovers
+    )
     write_atomic(partial / f"{name}.json", done.model_dump_json().encode(), partial)
     return done
 
@@ -254,32 +224,42 @@ def _refuse_changed(task: ShardTask, found: os.stat_result) -> None:
         raise DatasetError(Problem(str(task.source), what, expected, "the source has changed: start again"))
 
 
-def _keep_originals(task: ShardTask, originals: BinaryIO, stems: dict[str, str]) -> Iterator[Span]:
-    """The spans that a shard's edits replace; what stood there goes to the originals, and each key's stem is noted for the side-car."""
+@dataclass
+class _Seen:
+    """What a walk through a shard notes by the way: the stem of each key, and what still tells an old caption."""
+
+    stems: dict[str, str] = field(default_factory=dict)
+    leftovers: int = 0
+
+
+def _keep_originals(task: ShardTask, originals: BinaryIO, seen: _Seen) -> Iterator[Span]:
+    """The spans that a shard's edits replace; what stood there goes to the originals."""
     for patch in patch_shard(task.source, task.layout, task.edits, task.below, task.first_row):
         originals.write(patch.original or b"")
-        stems[patch.key] = patch.stem.rpartition("/")[2]
+        seen.stems[patch.key] = patch.stem.rpartition("/")[2]
+        seen.leftovers += tells_old(patch.content, task.edits.get(patch.key, {})) if patch.name.lower().endswith(".json") else 0
         yield patch.start, patch.end, patch.content
 
 
 def _read_done(task: ShardTask) -> ShardDone | None:
-    """The record of a finished shard, unless it is of another variant or its files have gone."""
+    """The record of a finished shard, unless it is of another variant or source, or its files have gone."""
     try:
-        done = ShardDone.model_validate_json((task.out / FOLDER / _PARTIAL / f"{task.source.name}.json").read_bytes())
+        done = ShardDone.model_validate_json((task.out / FOLDER / PARTIAL / f"{task.source.name}.json").read_bytes())
         sizes = [(task.out / task.source.name).stat().st_size == done.shard.bytes]
         sizes += [(task.out / done.sidecar.path).stat().st_size == done.sidecar.bytes] if done.sidecar else []
     except (OSError, ValidationError):
         return None
-    return done if all(sizes) and done.variant_id == task.variant_id else None
+    return done if all(sizes) and (done.variant_id, done.source) == (task.variant_id, task.stat) else None
 
 
-def _write_sidecar(task: ShardTask, partial: Path, stems: Mapping[str, str]) -> tuple[FileRecord | None, bool]:
+def _write_sidecar(task: ShardTask, partial: Path, seen: _Seen) -> tuple[FileRecord | None, bool]:
     """Write the shard's side-car, if it has one, and keep the source's where it is rewritten."""
     source = sidecar_of(task.source)
     if source is None:
         return None, False
-    below, own = ({stems[key]: edit for key, edit in edits.items()} for edits in (task.below, task.edits))
+    below, own = ({seen.stems[key]: edit for key, edit in edits.items()} for edits in (task.below, task.edits))
     original, content = rewrite_pair(source, below, own, task.layout.columns)
+    seen.leftovers += count_leftovers(content, own) if content != original else 0
     write_atomic(partial / f"{source.name}.original", original, partial)
     write_atomic(task.out / source.name, content, partial)
     return describe_file(task.out, source.name), content != original
@@ -293,7 +273,7 @@ def describe_file(folder: Path, name: str) -> FileRecord:
 
 def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[ShardDone], dataset: Dataset) -> list[FileRecord]:
     """Write what stands beside the shards: plan, the recipe's content, originals, carried files."""
-    hidden, partial = target / FOLDER, target / FOLDER / _PARTIAL
+    hidden, partial = target / FOLDER, target / FOLDER / PARTIAL
     names = [f"{FOLDER}/plan.parquet"]
     with open_atomic(hidden / "plan.parquet", partial) as file:
         write_edits(plan.edits, file)
@@ -328,4 +308,4 @@ def _write_manifest(target: Path, manifest: Manifest) -> None:
     """The checksum first: once the manifest has its name, the variant is complete."""
     hidden, content = target / FOLDER, manifest.encode()
     for name, data in (("manifest.sha256", checksum_line(content)), ("manifest.json", content)):
-        write_atomic(hidden / name, data, hidden / _PARTIAL)
+        write_atomic(hidden / name, data, hidden / PARTIAL)

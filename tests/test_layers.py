@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "corruptkit"
 LAYERS = (
     {"__main__", "cli", "commands"},
     {"compare", "diff", "publish", "report", "restore", "verify", "write"},
-    {"catalog", "dataset", "edits", "index", "plan"},
+    {"catalog", "dataset", "edits", "index", "plan", "target"},
     {"manifest", "recipe"},
     {"corruptions", "engines", "fetching", "formats"},
     {"digest", "draws", "errors", "files"},

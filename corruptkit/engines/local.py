@@ -32,20 +32,36 @@ def map_shards(task: Callable[[Item], Result], items: Iterable[Item], workers: i
         return
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    pending: deque[Future[Result]] = deque(pool.submit(task, item) for item in work)
-    started = set(multiprocessing.active_children()) - before
     try:
+        pending = _submit_tasks(pool, task, work)
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool:
         found, do = "a worker process ended before its task", "start again with fewer --workers: what is finished stays"
         raise DatasetError(Problem("workers", found, "processes with enough memory", do)) from None
     except (KeyboardInterrupt, GeneratorExit):
-        for process in started:  # what they are at can be done again; waiting for it could take minutes
-            process.terminate()
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()  # what it is at can be done again; waiting for it could take minutes
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit_tasks(pool: ProcessPoolExecutor, task: Callable[[Item], Result], work: list[Item]) -> deque[Future[Result]]:
+    """Hand over all tasks. A Ctrl-C while the processes start comes after that: half a start would end in their tracebacks."""
+    noted: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: noted.append(number)) if in_main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the new processes inherit
+    try:
+        pending = deque(pool.submit(task, item) for item in work)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+    if noted:
+        raise KeyboardInterrupt
+    return pending
 
 
 def _start_worker() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from corruptkit.errors import CatalogError, Problem, nearest_word
+from corruptkit.files import local_path
 
 FETCHERS = {"openmoji": "corruptkit.fetching.openmoji:fetch_openmoji"}
 
@@ -16,5 +17,5 @@ def fetch(name: str, out: Path, **options: Any) -> Path:
     if name not in FETCHERS:
         raise CatalogError(Problem("fetch", f"unknown source '{name}'", do=nearest_word(name, FETCHERS)))
     module, function = FETCHERS[name].split(":")
-    path: Path = getattr(import_module(module), function)(Path(out), **options)
+    path: Path = getattr(import_module(module), function)(local_path(out), **options)
     return path

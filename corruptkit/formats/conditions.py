@@ -18,6 +18,7 @@ RowEdit = Mapping[FieldName, tuple[str, str]]
 _LABEL = re.compile(rb"((?:\xef\xbb\xbf)?[ \t\n\v\f\r]*)([0-9]+)([ \t\n\v\f\r]*)")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_TELLING = 4  # shorter texts stand everywhere by chance
 _LARGEST_LABEL = 18  # digits that surely fit a signed 64-bit integer
 
 
@@ -112,6 +113,11 @@ def _skip(text: str, place: int, expected: str) -> int:
     return _space(text, place + 1)
 
 
+def _find_spans(content: bytes) -> list[Span]:
+    """The fields of a .json; one that holds no object, such as a list of boxes, has none."""
+    return json_spans(content)[1] if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else []
+
+
 def find_conditions(suffixes: Collection[str], content_of: Callable[[str], bytes], columns: Columns) -> dict[FieldName, str]:
     """The label (in decimal) and caption among a sample's members: in a member of their own, else in the .json."""
     found: dict[FieldName, str] = {}
@@ -121,7 +127,7 @@ def find_conditions(suffixes: Collection[str], content_of: Callable[[str], bytes
         if suffix in suffixes and suffix != "json":
             found[field] = (read_label if field == "label" else read_caption)(content_of(suffix))
         elif "json" in suffixes:
-            spans = json_spans(content_of("json"))[1] if spans is None else spans
+            spans = _find_spans(content_of("json")) if spans is None else spans
             value = json_value(spans, columns.json_field(field), field)
             found |= {} if value is None else {field: value}
     return found
@@ -148,7 +154,7 @@ def _checked_text(text: str) -> str:
 
 def holds_field(suffix: str, content: bytes, edit: RowEdit, columns: Columns) -> bool:
     """Whether a member holds a field of an edit: where it does, it is rewritten, and its original is kept."""
-    if any(suffix == columns.suffix(field) for field in edit):
+    if suffix != "json" and any(suffix == columns.suffix(field) for field in edit):
         return True
     spans = _object_spans(content)[1] if suffix == "json" and edit else []
     return any(
@@ -159,7 +165,7 @@ def holds_field(suffix: str, content: bytes, edit: RowEdit, columns: Columns) ->
 def rewrite_member(suffix: str, content: bytes, edit: RowEdit, columns: Columns) -> bytes:
     """A member's content after an edit; the same where the edit does not concern it."""
     for field, (_, new) in edit.items():
-        if suffix == columns.suffix(field):
+        if suffix == columns.suffix(field) and suffix != "json":
             content = _LABEL.sub(rb"\g<1>%s\3" % new.encode(), content) if field == "label" else new.encode()
     return _rewrite_json(content, edit, columns) if suffix == "json" and edit else content
 
@@ -176,3 +182,15 @@ def _rewrite_json(content: bytes, edit: RowEdit, columns: Columns) -> bytes:
                 out += [text[place : span.start].encode(), json.dumps(value, ensure_ascii=text.isascii()).encode()]
                 place = span.end
     return b"".join([*out, text[place:].encode()])
+
+
+def telling_text(edit: RowEdit) -> str:
+    """The old caption of an edit, if finding it would tell something: not a word or two, not part of the new one; else nothing."""
+    old, new = edit.get("caption", ("", ""))
+    return "" if len(old) < _TELLING or old in new else old
+
+
+def tells_old(content: bytes, edit: RowEdit) -> bool:
+    """Whether a rewritten .json still holds the old caption, in a field that is not the caption's."""
+    old = telling_text(edit)
+    return bool(old) and any(json.dumps(old, ensure_ascii=escaped)[1:-1].encode() in content for escaped in (True, False))

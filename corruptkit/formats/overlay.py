@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +31,7 @@ EDITS = pa.schema(
 _ON_DISK = pa.schema([pa.field(f.name, pa.string() if f.type == _TEXT else f.type, nullable=False) for f in EDITS])
 _LABEL = r"\A(?:0|[1-9][0-9]{0,17})\z"
 _GROUP = 1 << 17
+_GROUP_BYTES = 1 << 30
 _REPEATING = ["shard", "stage", "kind", "field", "old", "new"]
 _ENCODINGS = {"key": "DELTA_BYTE_ARRAY", "donor": "DELTA_BYTE_ARRAY", "rank": "DELTA_BINARY_PACKED"}
 
@@ -38,15 +40,28 @@ def write_edits(edits: pa.Table, out: BinaryIO) -> None:
     """Write edits; the bytes depend on nothing but the edits and the version of pyarrow."""
     options = {"compression": "zstd", "use_dictionary": _REPEATING, "column_encoding": _ENCODINGS, "write_statistics": ["key"]}
     with pq.ParquetWriter(out, _ON_DISK, **options) as writer:
-        for start in range(0, max(edits.num_rows, 1), _GROUP):
-            writer.write_table(edits.slice(start, _GROUP).cast(_ON_DISK), row_group_size=_GROUP)
+        for part in _split_groups(edits):
+            writer.write_table(part.cast(_ON_DISK), row_group_size=_GROUP)
+
+
+def _split_groups(edits: pa.Table) -> Iterator[pa.Table]:
+    """Row groups whose texts fit 32-bit offsets; each is a copy, since a slice keeps the offsets of the whole."""
+    for start in range(0, max(edits.num_rows, 1), _GROUP):
+        parts = [edits.slice(start, _GROUP)]
+        while parts:
+            part = parts.pop()
+            if part.nbytes > _GROUP_BYTES and len(part) > 1:
+                parts += [part.slice(len(part) // 2), part.slice(0, len(part) // 2)]
+            else:
+                yield part.take(pa.array(np.arange(len(part))))
 
 
 def read_edits(path: Path) -> pa.Table:
     """Read edits that somebody else wrote: refused unless they are what FORMAT.md says, in its order."""
     try:
         with path.open("rb") as file:
-            table = pq.read_table(file)
+            # Threads that read ahead can outlive the interpreter and abort it at exit.
+            table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise _unfit(path, f"it cannot be read: {str(error).splitlines()[0]:.100}") from None
     if table.column_names != EDITS.names:

@@ -31,6 +31,7 @@ def list_shards(path: Path, split: str | None) -> list[Path]:
     if path.is_file():
         tars = [path] if path.name.endswith(".tar") else []
     elif path.is_dir():
+        _refuse_compressed(path)
         tars = sorted(file for file in path.iterdir() if file.name.endswith(".tar") and not file.name.startswith("."))
         tars = _of_split(path, tars, split)
     elif any(c in path.name for c in "*?["):
@@ -39,8 +40,9 @@ def list_shards(path: Path, split: str | None) -> list[Path]:
         tars = []
     if not tars:
         _refuse_compressed(path)
+        do = "use a pattern such as 'DIR/*.tar'" if "{" in path.name else "mend the path"
         found = "no such file or folder" if not path.exists() else f"no .tar file{f' of split {split}' if split else ''}"
-        raise DatasetError(Problem(str(path), found, "a folder of WebDataset shards, a shard, or a variant", "mend the path"))
+        raise DatasetError(Problem(str(path), found, "a folder of WebDataset shards, a shard, or a variant", do))
     for tar in tars:
         if not _is_text(tar.name):
             raise DatasetError(Problem(str(tar), "a name that is not UTF-8", "a name in UTF-8", "rename the shard"))
@@ -66,6 +68,9 @@ def _of_split(folder: Path, tars: Sequence[Path], split: str | None) -> list[Pat
     found = sorted({name for name in splits.values() if name})
     if not found and split in (None, "train"):
         return list(tars)
+    if found and (nameless := [tar for tar in tars if not splits[tar]]):
+        what, expected = f"{len(nameless)} shards that name no split, such as {nameless[0].name}", f"a split as in {tars[-1].name}"
+        raise DatasetError(Problem(str(folder), what, expected, "name the shards by a pattern, such as 'DIR/train-*.tar'"))
     wanted = _WORDS.get(split or "", split) or ("train" if "train" in found or len(found) > 1 else found[0])
     if wanted not in found:
         split = wanted

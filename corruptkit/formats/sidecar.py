@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit
+from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit, telling_text
 
 # Licences and the counts that loaders read (timm, img2dataset, open_clip); no condition stands in them.
 _CARRIED = (
@@ -49,24 +51,20 @@ def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) 
     """A side-car's bytes with the edits (by sample key) in its caption and label columns; None where none applies."""
     try:
         with path.open("rb") as content:
-            file = pq.ParquetFile(content)
-            table = file.read()
+            # As in overlay.py: no threads that read ahead.
+            file = pq.ParquetFile(content, pre_buffer=False)
+            table = file.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
         raise DatasetError(Problem(str(path), found, "img2dataset's Parquet", "fetch it anew or remove it")) from None
-    fields = [columns.json_field(field) for field in FIELDS if columns.json_field(field) in table.column_names]
-    if not edits or not fields:
+    names = {field: columns.json_field(field) for field in FIELDS if columns.json_field(field) in table.column_names}
+    if not edits or not names:
         return None
-    if "key" not in table.column_names:
-        found, expected = f"a column '{fields[0]}' and no column 'key'", "keys, to find the rows that change"
-        raise DatasetError(Problem(str(path), found, expected, "move it away: it would keep the clean conditions"))
-    keys = table["key"].cast(pa.string()).to_pylist()
+    keys = _read_keys(path, table, edits)
     changed = table
-    for field in FIELDS:
-        name = columns.json_field(field)
-        if name in table.column_names:
-            column = _edit_column(keys, table[name], field, edits)
-            changed = changed.set_column(table.column_names.index(name), table.schema.field(name), column)
+    for field, name in names.items():
+        column = _edit_column(path, keys, table[name], field, edits)
+        changed = changed.set_column(table.column_names.index(name), table.schema.field(name), column)
     if changed.equals(table):
         return None
     codec = file.metadata.row_group(0).column(0).compression.lower()
@@ -75,7 +73,26 @@ def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) 
     return bytes(out.getvalue())
 
 
-def _edit_column(keys: list[str], column: pa.ChunkedArray, field: FieldName, edits: Mapping[str, RowEdit]) -> pa.ChunkedArray:
+def _read_keys(path: Path, table: pa.Table, edits: Mapping[str, RowEdit]) -> list[str]:
+    """The key of each row. Every edited row must be found once: what is not found would keep its clean condition."""
+    kind = table.schema.field("key").type if "key" in table.column_names else None
+    if kind not in (pa.string(), pa.large_string()):
+        raise _unfit(path, "no column 'key'" if kind is None else f"keys of type {kind}", "keys as text, to find the rows that change")
+    keys: list[str] = table["key"].to_pylist()
+    counts = Counter(key for key in keys if key in edits)
+    if wrong := sorted(key for key in edits if counts[key] != 1):
+        raise _unfit(path, f"{counts[wrong[0]]} rows of the key '{wrong[0]}'", "one row of each sample")
+    return keys
+
+
+def _unfit(path: Path, found: str, expected: str) -> DatasetError:
+    return DatasetError(Problem(str(path), found, expected, "mend it or move it away: it would keep clean conditions"))
+
+
+def _edit_column(path: Path, keys: list[str], column: pa.ChunkedArray, field: FieldName, edits: Mapping[str, RowEdit]) -> pa.ChunkedArray:
+    textual = column.type in (pa.string(), pa.large_string())
+    if not textual and not (field == "label" and pa.types.is_integer(column.type)):
+        raise _unfit(path, f"a {field} of type {column.type}", "text" if field == "caption" else "an integer or text")
     values = column.to_pylist()
     for row, key in enumerate(keys):
         edit = edits.get(key, {})
@@ -83,3 +100,12 @@ def _edit_column(keys: list[str], column: pa.ChunkedArray, field: FieldName, edi
             new = edit[field][1]
             values[row] = int(new) if pa.types.is_integer(column.type) else new
     return pa.chunked_array([pa.array(values, column.type)])
+
+
+def count_leftovers(content: bytes, edits: Mapping[str, RowEdit]) -> int:
+    """How many edited rows of a rewritten side-car still hold their old caption, in a column that is not the caption's."""
+    table = pq.ParquetFile(io.BytesIO(content), pre_buffer=False).read(use_threads=False)
+    names = [field.name for field in table.schema if field.type in (pa.string(), pa.large_string())]
+    rows = table.select(names).to_pylist() if "key" in names else []
+    old = {key: text for key, edit in edits.items() if (text := telling_text(edit))}
+    return sum(any(old[row["key"]] in (row[name] or "") for name in names) for row in rows if row["key"] in old)

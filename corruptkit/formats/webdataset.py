@@ -6,7 +6,7 @@ Reading cuts samples out of shards; writing patches shards: bytes that no edit c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +79,8 @@ def split_name(name: str, file: Path) -> tuple[str, str] | None:
     folder, slash, base = name.rpartition("/")
     if (not slash and base.startswith("__") and base.endswith("__")) or "." not in base:
         return None
+    if base.startswith("._") or base == ".DS_Store":  # what macOS packs beside the files
+        return None
     stem, _, suffix = base.partition(".")
     if not stem:
         raise DatasetError(Problem(str(file), "an empty key", "a name before the first dot", "rename the member", key=name))
@@ -145,10 +147,11 @@ def read_conditions(sample: Sample, read: Read, file: Path, columns: Columns) ->
         raise DatasetError(Problem(str(file), f"found {error}", expected, "mend the sample", key=sample.key)) from None
 
 
-def scan_shard(file: Path, layout: Layout, first_row: int = 0) -> tuple[pa.Table, str]:
-    """A shard's rows of the index (key, position, offset, length, label, caption) and XXH3 of its headers and conditions."""
+def scan_shard(file: Path, layout: Layout, first_row: int = 0) -> tuple[pa.Table, str, tuple[str, ...]]:
+    """A shard's rows of the index, XXH3 of its headers and conditions, and the other columns that its rows have."""
     keys, places, lengths, labels, captions = [], [], [], [], []
     digest = xxh3_64()
+    others: set[str] = set()
     with open_shard(file) as (window, size):
         for sample in group_samples(window.read, size, file, layout, first_row):
             found = read_conditions(sample, window.read, file, layout.columns)
@@ -160,6 +163,7 @@ def scan_shard(file: Path, layout: Layout, first_row: int = 0) -> tuple[pa.Table
             for member in sample.parts.values():
                 digest.update(f"{member.name}\0{member.start}\0{member.size}\0".encode())
             digest.update(f"{found}".encode())
+            others.update(other_suffixes(sample.parts, layout.columns))
     table = {
         "key": pa.array(keys, pa.large_string()),
         "position": np.arange(len(keys)),
@@ -168,7 +172,7 @@ def scan_shard(file: Path, layout: Layout, first_row: int = 0) -> tuple[pa.Table
         "label": pa.array(labels, pa.int64()),
         "caption": pa.array(captions, pa.large_string()),
     }
-    return pa.table(table), digest.hexdigest()
+    return pa.table(table), digest.hexdigest(), tuple(sorted(others))
 
 
 def patch_shard(
@@ -254,14 +258,21 @@ def _load_sample(sample: Sample, read: Read, edit: RowEdit | None, columns: Colu
 def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """A loaded sample as a row: key, image, label and caption where there are any, and the other members as they are."""
     row: dict[str, Any] = {"key": key}
-    image = next((suffix for suffix in loaded if suffix in IMAGE_SUFFIXES), None)
-    if image is not None:
+    if (image := _image_suffix(loaded)) is not None:
         row["image"] = loaded[image]
     for field, value in find_conditions(loaded, loaded.__getitem__, columns).items():
         row[field] = int(value) if field == "label" else value
-    used = {"__key__", image, columns.suffix("label"), columns.suffix("caption")}
-    # A member may be named as a field is: the field's name means the field.
-    return row | {suffix: content for suffix, content in loaded.items() if suffix not in used and suffix not in _ROW_FIELDS}
+    return row | {suffix: loaded[suffix] for suffix in other_suffixes(loaded, columns)}
+
+
+def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
+    """The members of a sample that a row holds besides its fields; a member named as a field would hide it, and is left out."""
+    used = {"__key__", _image_suffix(suffixes), columns.suffix("label"), columns.suffix("caption"), *_ROW_FIELDS}
+    return [suffix for suffix in suffixes if suffix not in used]
+
+
+def _image_suffix(suffixes: Iterable[str]) -> str | None:
+    return next((suffix for suffix in suffixes if suffix in IMAGE_SUFFIXES), None)
 
 
 def member_at(file: Path, place: int) -> str:

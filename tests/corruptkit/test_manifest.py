@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from corruptkit.cli import main
 from corruptkit.dataset import open_dataset
-from corruptkit.errors import CorruptkitError, DatasetError, IntegrityError
+from corruptkit.errors import CorruptkitError, DatasetError, IntegrityError, strip_secrets
 from corruptkit.manifest import (
     Manifest,
     checksum_line,
@@ -25,7 +25,6 @@ from corruptkit.manifest import (
     differing_fields,
     parse_manifest,
     read_manifest,
-    strip_secrets,
     utc_now,
 )
 from corruptkit.verify import verify
@@ -122,7 +121,7 @@ def test_circumstance_tells_who_when_and_how(variant: Path, table: Json, monkeyp
     assert found["started"].endswith("+00:00")
     monkeypatch.setattr(sys, "argv", ["/home/somebody/bin/corruptkit", "make", "--out", "x y"])
     assert command_line() == ["corruptkit", "make", "--out", "x y"]
-    assert describe_circumstance("overlay", utc_now(), "").command == ("corruptkit", "make", "--out", "x y")
+    assert describe_circumstance("overlay", utc_now()).command == ("corruptkit", "make", "--out", "x y")
     monkeypatch.setattr(sys, "argv", [])
     assert command_line() == []
     assert str(variant) not in json.dumps(found)
@@ -131,14 +130,19 @@ def test_circumstance_tells_who_when_and_how(variant: Path, table: Json, monkeyp
 # What is refused
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "manifest.sha256"])
-def test_folder_without_manifest_is_told(name: str, tmp_path: Path) -> None:
+def test_folder_without_manifest_is_told(tmp_path: Path) -> None:
     (tmp_path / HIDDEN).mkdir()
-    write_manifest(tmp_path, b"{}")
-    (tmp_path / HIDDEN / name).unlink()
     with pytest.raises(DatasetError) as caught:
         read_manifest(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / HIDDEN / name}: there is no manifest, expected a finished variant; ")
+    assert str(caught.value).startswith(f"{tmp_path / HIDDEN / 'manifest.json'}: there is no manifest, expected a finished variant; ")
+
+
+def test_manifest_without_its_checksum_is_refused(tmp_path: Path) -> None:
+    (tmp_path / HIDDEN).mkdir()
+    write_manifest(tmp_path, b"{}")
+    (tmp_path / HIDDEN / "manifest.sha256").unlink()
+    with pytest.raises(IntegrityError, match=r"manifest\.sha256: cannot be read"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -133,13 +133,18 @@ def test_removed_file_is_named(name: str, copied: Path) -> None:
     assert problems_of(copied)[0].startswith(f"{path}: it is missing or cannot be read, expected SHA-256 ")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "manifest.sha256"])
-def test_folder_without_manifest_is_no_variant(name: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (copied / HIDDEN / name).unlink()
+def test_folder_without_manifest_is_no_variant(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / HIDDEN / "manifest.json").unlink()
     with pytest.raises(DatasetError, match="there is no manifest, expected a finished variant"):
         verify(copied)
     assert main(["verify", str(copied), "--workers", "1"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {copied / HIDDEN / name}: ")
+    assert capsys.readouterr().err.startswith(f"error: {copied / HIDDEN / 'manifest.json'}: ")
+
+
+def test_missing_checksum_is_found(copied: Path) -> None:
+    (copied / HIDDEN / "manifest.sha256").unlink()
+    (problem,) = problems_of(copied)
+    assert "manifest.sha256: cannot be read" in problem
 
 
 @pytest.mark.parametrize(

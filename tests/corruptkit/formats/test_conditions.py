@@ -139,10 +139,14 @@ def test_caption_with_a_lone_surrogate_is_refused(text: str) -> None:
     assert conditions_of({"json": text.encode(), "txt": b"a", "cls": b"1"}) == {"label": "1", "caption": "a"}
 
 
-@pytest.mark.parametrize("parts", [{"cls": b"cat"}, {"txt": b"\xff"}, {"json": b"[]"}, {"json": b"{"}])
+@pytest.mark.parametrize("parts", [{"cls": b"cat"}, {"txt": b"\xff"}, {"json": b"{"}, {"json": b"{}x"}])
 def test_condition_that_cannot_be_read_is_no_missing_one(parts: dict[str, bytes]) -> None:
     with pytest.raises(ValueError, match=r"label|caption|json"):
         conditions_of(parts)
+
+
+def test_json_that_is_no_object_has_no_condition() -> None:
+    assert conditions_of({"json": b" [1, 2]", "txt": b"a"}) == {"caption": "a"}
 
 
 # The values of a JSON object

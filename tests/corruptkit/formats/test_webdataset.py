@@ -82,10 +82,15 @@ def test_name_is_a_stem_and_a_suffix(name: str, expected: tuple[str, str] | None
     assert split_name(name, Path("a.tar")) == expected
 
 
-@pytest.mark.parametrize("name", [".hidden", "a/.hidden.txt", "._000.jpg"])
+@pytest.mark.parametrize("name", [".hidden", "a/.hidden.txt"])
 def test_empty_stem_is_refused(name: str) -> None:
     with pytest.raises(DatasetError, match=r"an empty key, expected a name before the first dot; rename the member"):
         split_name(name, Path("a.tar"))
+
+
+@pytest.mark.parametrize("name", ["._000.jpg", "a/._000.jpg", "./.DS_Store"])
+def test_leavings_of_macos_belong_to_no_sample(name: str) -> None:
+    assert split_name(name, Path("a.tar")) is None
 
 
 # Samples
@@ -122,7 +127,7 @@ def test_samples_are_those_of_webdataset(tmp_path: Path, samples: list, extra: l
 def test_sample_is_cut_out_by_its_bytes(tmp_path: Path, form: int) -> None:
     rows = [row._replace(key=f"{'ééééééé/' * n}{row.key}") for n, row in enumerate(make_rows(5))]
     shard = next(write_shards(tmp_path, rows, shards=1, form=form).glob("*.tar"))
-    table, _ = scan_shard(shard, USUAL)
+    table, _, _ = scan_shard(shard, USUAL)
     everyone = [sample for _, sample in read_samples(shard, USUAL, {})]
     descriptor = os.open(shard, os.O_RDONLY)
     try:
@@ -145,7 +150,7 @@ def test_rows_have_conditions_as_they_stand(tmp_path: Path) -> None:
         ("c.txt", b"\xef\xbb\xbfx\n"),
         ("d.json", b'{"label": "5"}'),
     ]
-    table, _ = scan_shard(write_tar(tmp_path / "a.tar", members), USUAL)
+    table, _, _ = scan_shard(write_tar(tmp_path / "a.tar", members), USUAL)
     assert table["label"].to_pylist() == [-1, -1, 7, 5]
     assert table["caption"].to_pylist() == [None, "", "\ufeffx\n", None]
 
@@ -371,5 +376,5 @@ def test_byte_belongs_to_a_member(tmp_path: Path) -> None:
 
 def test_label_beyond_64_bits_is_refused(tmp_path: Path) -> None:
     refusal_of(pack_sample(tmp_path, [("cls", b"9" * 19)]))
-    table, _ = scan_shard(pack_sample(tmp_path, [("cls", b"9" * 18)], "b.tar"), USUAL)
+    table, _, _ = scan_shard(pack_sample(tmp_path, [("cls", b"9" * 18)], "b.tar"), USUAL)
     assert table["label"].combine_chunks() == pa.array([10**18 - 1])
