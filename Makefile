@@ -37,7 +37,7 @@ test-foreign: $(VENV)/.python ## other packages' readers, each in an environment
 	$(BIN)/python tests/foreign/run.py $(if $(RECORD),--record)
 
 test-chaos: $(VENV)/.test ## the slow proofs: kills, bit flips, full disks at length
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/chaos.py $(if $(RECORD),--record)
 
 clean: ## remove environments, caches and what the demo made
 	rm -rf $(VENV) .venv-foreign build dist data/openmoji $(DEMO)

@@ -8,19 +8,16 @@ Both run in turn, so that a busy machine slows both; `--record` writes the numbe
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import sysconfig
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-TITLE = "## Time to help"
+from results import record_section, write_section
+
+TITLE = "Time to help"
 AIM_SECONDS = 0.3
 
 
@@ -49,22 +46,6 @@ def measure_commands(runs: int) -> dict[str, list[float]]:
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def describe_machine() -> str:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text("utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
-    return f"{os.cpu_count()} cores ({model}), {platform.system()}, Python {platform.python_version()}"
-
-
-def describe_commit() -> str:
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(git, capture_output=True, text=True, cwd=RESULTS.parent, check=False)
-    return done.stdout.strip() or "not committed"
-
-
 def result_section(seconds: dict[str, list[float]]) -> str:
     """The numbers as a section of RESULTS.md."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -73,28 +54,8 @@ def result_section(seconds: dict[str, list[float]]) -> str:
     for name, label in (("bare", "python -c pass"), ("help", "corruptkit --help")):
         spread = f"{deciles[name][0]:.3f} - {deciles[name][-1]:.3f} s"
         rows.append(f"| `{label}` | {medians[name]:.3f} s | {spread} | {medians[name] / medians['bare']:.2f} |")
-    date = datetime.now(UTC).date()
-    return "\n".join(
-        [
-            TITLE,
-            "",
-            f"{date} · {describe_machine()} · commit {describe_commit()}",
-            f"`python benchmarks/help_time.py --runs {len(seconds['help'])}`; aim: under {AIM_SECONDS} s.",
-            "",
-            "| command | median | 10th - 90th percentile | ratio |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
-
-
-def record_section(section: str) -> None:
-    """Put the section in the place of the one with its title, or at the end."""
-    text = RESULTS.read_text("utf-8")
-    before, found, after = text.partition(f"{TITLE}\n")
-    rest = after[after.index("\n## ") + 1 :] if found and "\n## " in after else ""
-    RESULTS.write_text(f"{before.rstrip()}\n\n{section}" + (f"\n{rest}" if rest else ""), "utf-8")
+    table = ["| command | median | 10th - 90th percentile | ratio |", "|---|---|---|---|", *rows]
+    return write_section(TITLE, f"`python benchmarks/help_time.py --runs {len(seconds['help'])}`; aim: under {AIM_SECONDS} s.", table)
 
 
 def main() -> None:
