@@ -60,7 +60,7 @@ def _add_make(commands: Any) -> None:
             "--dataset", metavar="NAME", help="a data set of the catalog: $CORRUPTKIT_DATA/NAME, ./data/NAME, else fetched if free"
         )
         source.add_argument(
-            "--source", metavar="PATH", help="a folder of WebDataset shards, one shard, a 'DIR/*.tar' pattern, or a variant"
+            "--source", metavar="PATH", help="a folder of tars, Parquet, Arrow or images, one shard, a 'DIR/*.tar' pattern, or a variant"
         )
         what = parser.add_argument_group("how to corrupt it")
         kind = what.add_mutually_exclusive_group()
@@ -80,7 +80,10 @@ def _add_make(commands: Any) -> None:
         where = parser.add_argument_group("what to write")
         if name == "make":
             where.add_argument(
-                "--format", type=_one_of("webdataset", "overlay"), metavar="webdataset|overlay", help="default: the source's own"
+                "--format",
+                type=_one_of("webdataset", "parquet", "arrow", "overlay"),
+                metavar="webdataset|parquet|arrow|overlay",
+                help="default: the source's own; tars for a folder of images",
             )
         target, ending = ("DIR", "") if name == "make" else ("FILE", ".plan.parquet")
         default = f"default: ./SOURCE-KIND[-MODE]-RATIO-sSEED{ending}; with several variants, the folder of them all"
@@ -93,11 +96,23 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to read the source")
     how.add_argument("--split", metavar="NAME", help="default: train, or the only one")
     how.add_argument("--classes", type=_count, metavar="K", help="number of classes (default: the catalog's, else the largest label + 1)")
-    how.add_argument("--key", metavar="RULE", help="sample (default), stem, shard/key, ordinal, regex:R, json:FIELD")
+    rules = "tars: sample (default), stem, shard/key, ordinal, regex:R, json:FIELD; others: column:NAME, path, stem, regex:R, ordinal"
+    how.add_argument("--key", metavar="RULE", help=rules)
     how.add_argument(
-        "--label-column", metavar="C", default="", help="member suffix or .json field that holds the label (default: cls, label)"
+        "--label-column",
+        metavar="C",
+        default="",
+        help="column, or member suffix or .json field, that holds the label (default: label, cls)",
     )
-    how.add_argument("--caption-column", metavar="C", default="", help="the same for the caption (default: txt, caption)")
+    how.add_argument("--caption-column", metavar="C", default="", help="the same for the caption (default: caption, text, txt)")
+    how.add_argument("--image-column", metavar="C", default="", help="the same for the image (default: image, or the first image there is)")
+    how.add_argument(
+        "--bad",
+        type=_one_of("refuse", "exclude"),
+        metavar="refuse|exclude",
+        default="refuse",
+        help="what to do with a bad sample: stop (default), or leave it out of the rows, list it, and copy it as it is",
+    )
 
 
 def _add_readers(commands: Any) -> None:

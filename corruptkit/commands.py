@@ -27,6 +27,7 @@ from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe, load_recipe, parse_recipe
 from corruptkit.restore import restore
+from corruptkit.tasks import usual_format
 from corruptkit.verify import verify
 from corruptkit.write import write_variant
 
@@ -62,7 +63,7 @@ def make_variants(args: Namespace) -> Outcome:
     for name, recipe in recipes:
         plan = make_plan(recipe, index, strict=args.strict)
         _warn(plan, dataset)
-        form = args.format or (dataset.manifest.circumstance.format if dataset.manifest else "webdataset")
+        form = args.format or usual_format(dataset)
         out = _target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes))
         manifest = write_variant(dataset, plan, out, form, workers=_workers(args), watch=_watch("write"), catalog_digest=catalog.digest)
         variants.append(
@@ -172,13 +173,14 @@ def _name_flag(problem: Problem, kind: str) -> Problem:
 
 
 def _source_flags(args: Namespace) -> dict[str, Any]:
-    return {"split": args.split, "label_column": args.label_column, "caption_column": args.caption_column}
+    names = ("split", "label_column", "caption_column", "image_column", "bad")
+    return {name: getattr(args, name) for name in names}
 
 
 def _open_entry(args: Namespace, entry: Source) -> Dataset:
     """A data set of the catalog; what is stated besides goes before what the entry says."""
     classes = entry.classes if args.classes is None else args.classes
-    dataset = open_dataset(_find_source(entry), key=args.key or entry.key_rule, classes=classes, **_source_flags(args))
+    dataset = open_dataset(_find_source(entry), key=args.key or entry.key_rule, classes=classes, fields=entry.fields, **_source_flags(args))
     return replace(dataset, name=entry.name)
 
 
@@ -281,6 +283,10 @@ def index_source(args: Namespace) -> Outcome:
     found = _describe_index(index)
     lines = [f"{args.source}: {found['rows']:,} rows in {found['shards']} shards"]
     lines += [f"  {name:<12}{value}" for name, value in found.items() if name not in ("rows", "shards")]
+    rejected = [
+        Problem(index.meta.shards[row["shard"]].name, row["reason"], do="excluded", key=row["key"]) for row in index.excluded.to_pylist()
+    ]
+    lines += [f"  excluded    {problem}" for problem in rejected[:_EXAMPLES]]
     return Outcome(lines, {"index": found})
 
 
@@ -289,6 +295,7 @@ def _describe_index(index: Index) -> dict[str, Any]:
     return {
         "rows": len(index),
         "shards": len(meta.shards),
+        "excluded": len(index.excluded),
         "split": meta.split,
         "key_rule": meta.key_rule,
         "labels": 0 if rows.labels is None else int((rows.labels >= 0).sum()),

@@ -5,33 +5,36 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from corruptkit.edits import EditMap, compose_edits, edit_index, map_edits
 from corruptkit.engines.local import Watch
-from corruptkit.errors import CatalogError, DatasetError, IntegrityError, Problem, strip_secrets
+from corruptkit.errors import CatalogError, DatasetError, IntegrityError, Problem, nearest_word, strip_secrets
 from corruptkit.files import local_path
-from corruptkit.formats.conditions import Columns, RowEdit
+from corruptkit.formats import FORMATS, arrow, parquet, webdataset
+from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit
+from corruptkit.formats.excluded import read_excluded
 from corruptkit.formats.keys import check_rule
+from corruptkit.formats.layout import KeyEncoding, Layout, Row, Shard, Spot
+from corruptkit.formats.members import row_members
 from corruptkit.formats.overlay import read_edits
-from corruptkit.formats.shards import list_shards, split_of
-from corruptkit.formats.webdataset import Layout, read_sample, read_samples, sample_row
-from corruptkit.index import Index, Readable, ShardStat, find_index
+from corruptkit.formats.shards import Found, find_shards
+from corruptkit.formats.table import class_names
+from corruptkit.index import Index, Readable, ShardStat, find_index, skips
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe
 
 _NESTED = 16  # overlays over overlays, at most
 _BATCH = 256
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Dataset:
     null_label: bool = False
     manifest: Manifest | None = None
     edits: pa.Table | None = None
+    root: Path = Path()  # what the names of shards are relative to
+    exclude: bool = False  # bad samples are no rows, in place of being refused
+    excluded: pa.Table | None = None  # samples that a manifest says are no rows
 
     def __len__(self) -> int:
         return len(self._source_index)
@@ -68,7 +74,8 @@ class Dataset:
         return edited
 
     def _shards_to_index(self) -> Readable:
-        return Readable(self.path, self.shards, self.layout, self.split, self.classes, self.null_label)
+        how = (self.layout, self.split, self.classes, self.null_label, self.exclude, self.excluded)
+        return Readable(self.path, self.root, self.shards, *how)
 
     @cached_property
     def _source_index(self) -> Index:
@@ -91,10 +98,14 @@ class Dataset:
         map_edits(composed, self._source_index)
         return replace(self, edits=composed)
 
-    def shard_rows(self) -> list[tuple[Path, int, int]]:
+    def shard_rows(self) -> list[tuple[Shard, int, int]]:
         """Each shard with its rows [start, stop) in source order."""
-        stops = np.cumsum([shard.rows for shard in self._source_index.meta.shards]).tolist()
-        return list(zip(self.shards, [0, *stops], stops, strict=False))
+        index = self._source_index
+        stops = np.cumsum([shard.rows for shard in index.meta.shards]).tolist()
+        return [
+            (Shard(file, self.root, self.layout, start, skips(index.excluded, number)), start, stop)
+            for number, (file, start, stop) in enumerate(zip(self.shards, [0, *stops], stops, strict=False))
+        ]
 
     def shard_edits(self, start: int, stop: int) -> dict[str, RowEdit]:
         """The edits of rows [start, stop) by key."""
@@ -108,48 +119,72 @@ class Dataset:
         """Every sample in source order: its shard, its key, and its stem (`__key__`) and members by suffix."""
         return chain.from_iterable(self.shard_samples(*part) for part in self.shard_rows())
 
-    def shard_samples(self, shard: Path, start: int, stop: int) -> Iterator[tuple[Path, str, Row]]:
+    def shard_samples(self, shard: Shard, start: int, stop: int) -> Iterator[tuple[Path, str, Row]]:
         """The samples of one of `shard_rows`."""
-        for key, sample in read_samples(shard, self.layout, self.shard_edits(start, stop), start):
-            yield shard, key, sample
+        edits = self.shard_edits(start, stop)
+        if self.layout.format == "webdataset":
+            for key, sample in webdataset.read_samples(shard, edits):
+                yield shard.file, key, sample
+            return
+        suffix = self.image_suffix()
+        for _, row in FORMATS[self.layout.format].read_rows(shard, edits):
+            yield shard.file, row["key"], {"__key__": row["key"], **dict(row_members(row, suffix, str(shard.file)))}
+
+    def image_suffix(self) -> str:
+        """The one suffix of all images as members of tars: their own where they share it, else jpg, by which loaders decode anything."""
+        found = {suffix for stat in self._source_index.meta.shards for suffix in stat.images}
+        return found.pop() if len(found) == 1 else "jpg"
 
     def rows(self) -> Iterator[Row]:
-        """Every row in source order: key, image, label and caption where there are any, other members as bytes."""
-        return (sample_row(key, sample, self.layout.columns) for _, key, sample in self.samples())
+        """Every row in source order: key, image, label and caption where there are any, other members or columns as they are."""
+        read = FORMATS[self.layout.format].read_rows
+        for shard, start, stop in self.shard_rows():
+            for _, row in read(shard, self.shard_edits(start, stop)):
+                yield row
 
     def row(self, number: int) -> Row:
         """One row by its number in source order."""
         index = self._source_index
         if not -len(self) <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
-        place, length, shard, key = (index.table[name][number].as_py() for name in ("offset", "length", "shard", "key"))
+        position, offset, length, shard = (index.table[name][number].as_py() for name in ("position", "offset", "length", "shard"))
         edit = None if self._edit_map is None else self._edit_map.of_row(number % len(self))
         file = self.shards[shard]
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            _refuse_changed(file, os.fstat(descriptor), index.meta.shards[shard])
-            sample = read_sample(descriptor, file, self.layout, place, length, edit)
-        finally:
-            os.close(descriptor)
-        return sample_row(key, sample, self.layout.columns)
+        _refuse_changed(file, index.meta.shards[shard])
+        spot = Spot(position, offset, length, number % len(self))
+        return FORMATS[self.layout.format].read_row(Shard(file, self.root, self.layout, spot.number), spot, edit)
+
+    def schema(self) -> pa.Schema:
+        """The columns of rows: key, image, label and caption where any row has one, then the others by name."""
+        index = self._source_index
+        kinds: dict[str, pa.DataType] = {"key": pa.large_string(), "image": pa.large_binary()}
+        if (index.numbers("label") >= 0).any():
+            kinds["label"] = pa.int64()
+        if index.column("caption").null_count < len(index):
+            kinds["caption"] = pa.large_string()
+        others = tuple(sorted({other for shard in index.meta.shards for other in shard.others}))
+        for number, shard in enumerate(self.shards):
+            if mine := tuple(name for name in index.meta.shards[number].others if name not in kinds):
+                kinds |= FORMATS[self.layout.format].other_types(Shard(shard, self.root, self.layout), mine)
+        return pa.schema([(name, kinds[name]) for name in (*(n for n in kinds if n not in others), *others)])
 
     def batches(self, order: Sequence[int] | None = None, *, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Rows in batches, in source order or in the `order` of row numbers that is given."""
         if size < 1:
             raise ValueError(f"found a batch size of {size}, expected 1 or more")
-        index = self._source_index
-        present = {"label": (index.numbers("label") >= 0).any(), "caption": index.column("caption").null_count < len(index)}
-        names = ["key", "image", *(name for name, here in present.items() if here)]
-        names += sorted({other for shard in index.meta.shards for other in shard.others})
+        schema = self.schema()
+        if order is None and self.layout.format in ("parquet", "arrow"):
+            yield from _cut(self._tables(schema), size)
+            return
         rows = self.rows() if order is None else map(self.row, order)
-        held: list[Row] = []
-        for row in rows:
-            held.append(row)
-            if len(held) == size:
-                yield _as_batch(held, names)
-                held = []
-        if held:
-            yield _as_batch(held, names)
+        while held := list(islice(rows, size)):
+            yield _as_batch(held, schema)
+
+    def _tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
+        read = FORMATS[self.layout.format].read_tables
+        for shard, start, stop in self.shard_rows():
+            for _, table in read(shard, self.shard_edits(start, stop), schema):
+                yield table
 
     def to_webdataset(self) -> WebSamples:
         """Samples as webdataset yields them undecoded; the first stage of a `wds.DataPipeline`.
@@ -158,6 +193,20 @@ class Dataset:
         `split_by_node` after it would lose samples.
         """
         return WebSamples(self)
+
+    def to_datasets(self) -> Any:
+        """A `datasets.IterableDataset` that reads as it goes, a shard a unit of work; needs the extra corruptkit[datasets]."""
+        import datasets
+
+        kinds = {field.name: datasets.Value(str(field.type)) for field in self.schema()}
+        if "image" in kinds:
+            kinds["image"] = datasets.Image()
+        if "label" in kinds and self.layout.class_names:
+            kinds["label"] = datasets.ClassLabel(names=list(self.layout.class_names))
+        numbers = list(range(len(self.shards)))
+        return datasets.IterableDataset.from_generator(
+            _shard_examples, features=datasets.Features(kinds), gen_kwargs={"dataset": self, "shards": numbers}, split=self.split
+        )
 
     def to_torch(self) -> TorchRows:
         """A map-style data set for torch's DataLoader."""
@@ -205,17 +254,51 @@ def worker_share() -> tuple[int, int]:
     return rank * count + number, world * count
 
 
-def _refuse_changed(file: Path, found: os.stat_result, known: ShardStat) -> None:
+def _refuse_changed(file: Path, known: ShardStat) -> None:
     """An index says where samples lie: in a shard that has changed since, another may lie there."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise DatasetError(Problem(str(file), f"cannot be read: {error.strerror}", do="mend the path or its permissions")) from None
     if (found.st_size, found.st_mtime_ns) != (known.bytes, known.mtime_ns):
         what, expected = "its size or time has changed", "the shard as it was indexed"
         raise DatasetError(Problem(str(file), what, expected, "the source has changed: open it again"))
 
 
-def _as_batch(rows: list[Row], names: Sequence[str]) -> pa.RecordBatch:
-    kinds: dict[str, pa.DataType] = {"key": pa.large_string(), "caption": pa.large_string(), "label": pa.int64()}
-    columns = [pa.array([row.get(name) for row in rows], kinds.get(name, pa.large_binary())) for name in names]
-    return pa.record_batch(columns, names=list(names))
+def _as_batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _cut(tables: Iterable[pa.Table], size: int) -> Iterator[pa.RecordBatch]:
+    """Tables cut and joined to batches of one size; only what lies across two tables is copied."""
+    held: list[pa.Table] = []
+    for table in tables:
+        start = 0
+        while start < len(table):
+            piece = table.slice(start, size - sum(map(len, held)))
+            start += len(piece)
+            held.append(piece)
+            if sum(map(len, held)) == size:
+                yield _one_batch(held)
+                held = []
+    if held:
+        yield _one_batch(held)
+
+
+def _one_batch(tables: Sequence[pa.Table]) -> pa.RecordBatch:
+    batches = pa.concat_tables(tables).to_batches()
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def _shard_examples(dataset: Dataset, shards: list[int]) -> Iterator[Row]:
+    """The rows of some shards as `datasets` takes them: with a value for every column."""
+    names, parts = dataset.schema().names, dataset.shard_rows()
+    for number in shards:
+        shard, start, stop = parts[number]
+        for path, row in FORMATS[dataset.layout.format].read_rows(shard, dataset.shard_edits(start, stop)):
+            image = {"bytes": row["image"], "path": path or None} if "image" in row else None
+            yield {name: row.get(name) for name in names} | ({"image": image} if "image" in names else {})
 
 
 def _chain_edits(before: pa.Table, after: pa.Table) -> pa.Table:
@@ -225,7 +308,7 @@ def _chain_edits(before: pa.Table, after: pa.Table) -> pa.Table:
     return compose_edits(both)
 
 
-def open_dataset(
+def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave open
     path: str | Path,
     *,
     source: str | Path | None = None,
@@ -234,23 +317,56 @@ def open_dataset(
     classes: int | None = None,
     label_column: str = "",
     caption_column: str = "",
+    image_column: str = "",
+    fields: Sequence[FieldName] = (),
+    bad: Literal["refuse", "exclude"] = "refuse",
 ) -> Dataset:
-    """Open WebDataset shards, or a variant: a folder with `.corruptkit/manifest.json`, whose manifest answers every question.
+    """Open a data set as it lies (tars, Parquet, Arrow, a folder of images), or a variant, whose manifest answers every question.
 
-    `source` says where the source of an overlay lies, if not where its manifest says. Raises DatasetError, IntegrityError.
+    `source` says where the source of an overlay lies, if not where its manifest says. A row without one of the `fields`, or
+    without a field whose column is named, is a bad one; bad rows are refused, or are no rows. Raises DatasetError, IntegrityError.
     """
     place = local_path(path)
+    if bad not in ("refuse", "exclude"):
+        raise CatalogError(Problem("bad", f"found '{bad}'", do=nearest_word(bad, ("refuse", "exclude"))))
+    columns = Columns(label_column, caption_column, image_column)
     if manifest_path(place).exists():
         given = {"split": split, "key": key, "classes": classes, "label_column": label_column, "caption_column": caption_column}
-        return _refuse_flags(open_variant(place, source), given)
+        return _refuse_flags(open_variant(place, source), given | {"image_column": image_column})
     if (place / FOLDER / "partial").exists():
         do = "start the same `corruptkit make` again to finish it"
         raise DatasetError(Problem(str(place), "an unfinished variant", "a finished one", do))
-    shards = list_shards(place, split)
-    layout = Layout(check_rule(key or "sample"), Columns(label_column, caption_column))
+    found = find_shards(place, split)
+    rule = check_rule(key, found.format) if key else _usual_rule(found)
+    named = _named_fields(columns)
+    names = found.class_names or _stated_classes(found, label_column)
+    layout = Layout(rule, columns, found.format, "source", tuple(sorted({*fields, *named})), names)
     known = place if place.is_dir() else place.parent if glob.has_magic(place.name) else place.with_suffix("")
     name = strip_secrets(known.resolve().name)
-    return Dataset(place, name, tuple(shards), layout, split_of(shards, split), classes)
+    count = classes if classes is not None else len(names) or None
+    return Dataset(place, name, found.shards, layout, found.split, count, root=found.root, exclude=bad == "exclude")
+
+
+def _named_fields(columns: Columns) -> list[FieldName]:
+    """The fields whose columns are named: every row must have them."""
+    return [field for field in FIELDS if getattr(columns, field)]
+
+
+def _usual_rule(found: Found) -> str:
+    """The key rule of a source for which nobody states one."""
+    if found.format == "webdataset":
+        return "sample"
+    if found.format == "imagefolder":
+        return "path"
+    rule: str = (parquet if found.format == "parquet" else arrow).find_rule(found.shards[0])
+    return rule
+
+
+def _stated_classes(found: Found, label_column: str) -> tuple[str, ...]:
+    """The class names that `datasets` keeps in the metadata of a table."""
+    if found.format not in ("parquet", "arrow"):
+        return ()
+    return class_names((parquet if found.format == "parquet" else arrow).read_schema(found.shards[0]), label_column)
 
 
 def _refuse_flags(variant: Dataset, given: dict[str, str | int | None]) -> Dataset:
@@ -262,6 +378,7 @@ def _refuse_flags(variant: Dataset, given: dict[str, str | int | None]) -> Datas
         "classes": variant.classes,
         "label_column": columns.label,
         "caption_column": columns.caption,
+        "image_column": columns.image,
     }
     for name, value in given.items():
         if value not in (None, "") and value != known[name]:
@@ -273,13 +390,14 @@ def _refuse_flags(variant: Dataset, given: dict[str, str | int | None]) -> Datas
 def open_variant(place: Path, source: str | Path | None = None, *, depth: int = _NESTED) -> Dataset:
     """Open a variant by its manifest."""
     manifest = read_manifest(place)
-    shards = tuple(place / shard.name for shard in manifest.shards)
-    opened = replace(_as_source(place, manifest, shards), name=place.resolve().name, manifest=manifest)
-    if manifest.circumstance.format == "webdataset":
-        return opened
-    below = open_source(place, manifest, source, depth=depth)
-    dataset = replace(opened, shards=below.shards, edits=below.edits)
-    return dataset.with_edits(read_edits(place / FOLDER / "plan.parquet"))
+    made = manifest.circumstance
+    if made.format == "overlay":
+        below = open_source(place, manifest, source, depth=depth)
+        opened = replace(below, path=place, manifest=manifest)
+        return replace(opened.with_edits(read_edits(place / FOLDER / "plan.parquet")), name=place.resolve().name)
+    found = Found(made.format, place, tuple(place / shard.name for shard in manifest.shards), manifest.identity["source"]["split"])
+    opened = _as_source(place, manifest, found, made.key_encoding)
+    return replace(opened, name=place.resolve().name, manifest=manifest)
 
 
 def open_source(place: Path, manifest: Manifest, source: str | Path | None = None, *, depth: int = _NESTED, trust: bool = True) -> Dataset:
@@ -298,7 +416,7 @@ def open_source(place: Path, manifest: Manifest, source: str | Path | None = Non
     if manifest_path(where).exists():
         below = open_variant(where, depth=depth - 1)
     else:
-        below = _as_source(where, manifest, tuple(list_shards(where, known["split"])))
+        below = _as_source(where, manifest, find_shards(where, known["split"]), "source", place)
     found = below.index(cache=trust or below.manifest is None).meta.fingerprint
     if found != known["fingerprint"]:
         expected, do = f"fingerprint {known['fingerprint'][:16]}...", "name the source that the variant was made of"
@@ -306,8 +424,14 @@ def open_source(place: Path, manifest: Manifest, source: str | Path | None = Non
     return below
 
 
-def _as_source(where: Path, manifest: Manifest, shards: tuple[Path, ...]) -> Dataset:
-    """Shards to be read as a manifest says that its source was."""
+def _as_source(where: Path, manifest: Manifest, found: Found, encoding: KeyEncoding, place: Path | None = None) -> Dataset:
+    """Shards to be read as a manifest says that its source was; `place` is the variant, if they are not its own."""
     known, record = manifest.identity["source"], manifest.source
-    layout = Layout(check_rule(known["key_rule"]), Columns(record.label_column, record.caption_column))
-    return Dataset(where, record.name, shards, layout, known["split"], known["classes"], known.get("null_label", False))
+    own = encoding == "source"
+    columns = Columns(record.label_column, record.caption_column, record.image_column) if own else Columns()
+    needed = _named_fields(columns)
+    rule = check_rule(known["key_rule"], found.format) if own else known["key_rule"]
+    layout = Layout(rule, columns, found.format, encoding, tuple(sorted(needed)), found.class_names or record.class_names)
+    excluded = read_excluded(place or where, [shard.name for shard in record.shards]) if own and manifest.counts.excluded else None
+    classes, null_label = known["classes"], known.get("null_label", False)
+    return Dataset(where, record.name, found.shards, layout, known["split"], classes, null_label, root=found.root, excluded=excluded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,10 +22,11 @@ from corruptkit.draws import hash_keys
 from corruptkit.engines.local import Watch, map_shards
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.files import open_atomic
-from corruptkit.formats.webdataset import Layout, scan_shard
+from corruptkit.formats import FORMATS
+from corruptkit.formats.layout import SCANNED, Layout, Scan, Shard
 from corruptkit.manifest import FOLDER, SourceIdentity
 
-INDEX_VERSION = "3"
+INDEX_VERSION = "4"
 _HEAD = 64
 SCHEMA = pa.schema(
     [
@@ -41,6 +42,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Samples that are no rows: excluded.parquet with the shard's name in place of its number.
+EXCLUDED = pa.schema([("shard", pa.int32()), ("position", pa.int64()), ("key", pa.large_string()), ("reason", pa.large_string())])
+
 
 class ShardStat(BaseModel):
     """A shard as it was when it was indexed; `digest` is XXH3 of its headers and conditions."""
@@ -53,6 +57,7 @@ class ShardStat(BaseModel):
     rows: int
     digest: str
     others: tuple[str, ...] = ()  # columns that its rows have besides key, image, label and caption
+    images: tuple[str, ...] = ()  # suffixes of its images
 
 
 class IndexMeta(BaseModel):
@@ -76,6 +81,7 @@ class Index:
 
     table: pa.Table
     meta: IndexMeta
+    excluded: pa.Table = field(default_factory=EXCLUDED.empty_table)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -118,17 +124,33 @@ def _is_identity(order: Ints) -> bool:
     return bool((order == np.arange(len(order))).all())
 
 
-def make_index(
-    tables: Sequence[pa.Table], shards: Sequence[ShardStat], *, split: str, key_rule: str, classes: int | None, null_label: bool, where: str
+def make_index(  # noqa: PLR0913 - what a source may leave open, by name
+    tables: Sequence[pa.Table],
+    shards: Sequence[ShardStat],
+    *,
+    split: str,
+    key_rule: str,
+    classes: int | None,
+    null_label: bool,
+    where: str,
+    excluded: pa.Table | None = None,
+    exclude: bool = False,
 ) -> Index:
-    """Join the tables of shards (key, position, offset, length, label, caption) into one index, checked and fingerprinted."""
-    numbered = [table.append_column("shard", pa.array(np.full(len(table), n, np.int32))) for n, table in enumerate(tables)]
-    empty = pa.table({name: pa.array([], SCHEMA.field(name).type) for name in SCHEMA.names if name not in ("hash", "order")})
-    table = pa.concat_tables([empty, *(part.select(empty.column_names).cast(empty.schema) for part in numbered)]).combine_chunks()
-    keys = table["key"].combine_chunks()
+    """Join the tables of shards (SCANNED) into one index, checked and fingerprinted.
+
+    With `exclude`, the rows of a duplicated key and those whose label is too large join the excluded ones.
+    """
+    table = _join_tables(tables)
+    out = EXCLUDED.empty_table() if excluded is None else excluded
+    if exclude:
+        table, more = _exclude_rows(table, classes, null_label=null_label)
+        out = pa.concat_tables([out, more]).sort_by([("shard", "ascending"), ("position", "ascending")]).combine_chunks()
+        counts = np.bincount(table["shard"].to_numpy(), minlength=len(shards)).tolist()
+        shards = [stat.model_copy(update={"rows": count}) for stat, count in zip(shards, counts, strict=True)]
     if key_rule == "ordinal":  # a shard that is scanned alone does not know how many rows stand before it
         keys = pa.array([f"row-{row:012d}" for row in range(len(table))], pa.large_string())
         table = table.set_column(0, "key", keys)
+    keys = table["key"].combine_chunks()
     order = sort_keys(keys)
     _refuse_duplicates(keys, order, table, shards, where)
     found = _count_classes(table, classes, where, null_label=null_label)
@@ -143,7 +165,26 @@ def make_index(
         fingerprint="",
         shards=tuple(shards),
     )
-    return with_fingerprint(Index(table.select(SCHEMA.names), meta))
+    return with_fingerprint(Index(table.select(SCHEMA.names), meta, out))
+
+
+def _join_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    numbered = [table.append_column("shard", pa.array(np.full(len(table), n, np.int32))) for n, table in enumerate(tables)]
+    empty = pa.table({name: pa.array([], SCHEMA.field(name).type) for name in (*SCANNED.names, "shard")})
+    return pa.concat_tables([empty, *(part.select(empty.column_names).cast(empty.schema) for part in numbered)]).combine_chunks()
+
+
+def _exclude_rows(table: pa.Table, classes: int | None, *, null_label: bool) -> tuple[pa.Table, pa.Table]:
+    """The rows that can stay, and the others as EXCLUDED: every row of a duplicated key, and labels that are no class."""
+    counts = pc.value_counts(table["key"])
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    double = np.asarray(pc.is_in(table["key"], value_set=twice))
+    labels = table["label"].to_numpy()
+    large = labels >= (np.iinfo(np.int64).max if classes is None else classes + null_label)
+    out = double | large
+    reasons = pa.array(np.where(double[out], "a duplicate key", "a label that is no class"), pa.large_string())
+    columns = [table[name].filter(pa.array(out)) for name in ("shard", "position", "key")]
+    return table.filter(pa.array(~out)).combine_chunks(), pa.table([*columns, reasons], schema=EXCLUDED)
 
 
 def with_fingerprint(index: Index) -> Index:
@@ -208,6 +249,8 @@ def save_index(index: Index, path: Path) -> None:
         file.write(bytes(_HEAD))
         with pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
+        with pa.ipc.new_stream(file, EXCLUDED) as writer:
+            writer.write_table(index.excluded)
         file.flush()
         with open(file.name, "rb") as written:  # noqa: PTH123 - the name of an open file
             head = _make_head(_map_file(written)[_HEAD:])
@@ -222,12 +265,13 @@ def load_index(path: Path) -> Index | None:
             content = _map_file(file)
         if content.size < _HEAD or content[:_HEAD].to_pybytes() != _make_head(content[_HEAD:]):
             return None
-        table = pa.ipc.open_stream(pa.BufferReader(content[_HEAD:])).read_all()
+        reader = pa.BufferReader(content[_HEAD:])
+        table, excluded = (pa.ipc.open_stream(reader).read_all() for _ in range(2))
         meta = IndexMeta.model_validate_json((table.schema.metadata or {}).get(b"corruptkit", b""))
     except (OSError, ValueError, pa.ArrowException):  # of an empty file, of one that is none, of a meta that is none
         return None
-    matches = table.schema.remove_metadata() == SCHEMA and meta.version == INDEX_VERSION
-    return Index(table.replace_schema_metadata(None), meta) if matches else None
+    matches = table.schema.remove_metadata() == SCHEMA and excluded.schema == EXCLUDED and meta.version == INDEX_VERSION
+    return Index(table.replace_schema_metadata(None), meta, excluded) if matches else None
 
 
 def _map_file(file: BinaryIO) -> pa.Buffer:
@@ -243,18 +287,33 @@ class Readable(NamedTuple):
     """What an index is made of: shards, and how they are to be read. `path` is what messages call the source."""
 
     path: Path
+    root: Path
     shards: tuple[Path, ...]
     layout: Layout
     split: str
     classes: int | None
     null_label: bool
+    exclude: bool = False  # list bad samples, in place of refusing them
+    known: pa.Table | None = None  # samples that are excluded already, as EXCLUDED
+
+    def shard(self, number: int) -> Shard:
+        """A shard to scan."""
+        return Shard(self.shards[number], self.root, self.layout, 0, skips(self.known, number))
+
+
+def skips(excluded: pa.Table | None, shard: int) -> frozenset[int]:
+    """The positions in a shard that are no rows."""
+    if excluded is None or not len(excluded):
+        return frozenset()
+    return frozenset(excluded.filter(pc.equal(excluded["shard"], shard))["position"].to_pylist())
 
 
 def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *, cache: bool = True) -> Index:
     """The index of the shards as they lie, from its file where that is still true; else scanned, and kept."""
-    stats = [_stat_shard(shard) for shard in source.shards]
-    question = [source.split, source.classes, source.null_label, *source.layout.columns, source.layout.key_rule]
-    mark = sha256_hex(canonical_json([question, [shard.name for shard in source.shards]]))[:16]
+    stats = [_stat_shard(source.shard(number)) for number in range(len(source.shards))]
+    known = [] if source.known is None else source.known.select(["shard", "position"]).to_pylist()
+    question = [source.split, source.classes, source.null_label, source.exclude, known, repr(source.layout)]
+    mark = sha256_hex(canonical_json([question, [stat[0] for stat in stats]]))[:16]
     files = [folder / f"index-{mark}.arrow" for folder in _index_folders(source)] if cache else []
     for file in files:
         index = load_index(file)
@@ -270,39 +329,46 @@ def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *
     return index
 
 
-def _stat_shard(shard: Path) -> tuple[str, int, int]:
+def _stat_shard(shard: Shard) -> tuple[str, int, int]:
     try:
-        found = shard.stat()
+        found = shard.file.stat()
     except OSError as error:
-        raise DatasetError(Problem(str(shard), f"cannot be read: {error.strerror}", do="mend the path or its permissions")) from None
+        raise DatasetError(Problem(str(shard.file), f"cannot be read: {error.strerror}", do="mend the path or its permissions")) from None
     return shard.name, found.st_size, found.st_mtime_ns
 
 
 def _index_folders(source: Readable) -> list[Path]:
     """Where an index is kept: beside its shards, else in the user's cache."""
-    home = source.shards[0].parent.resolve() if source.shards else source.path.resolve()
+    home = source.root.resolve()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corruptkit"
     return [home / FOLDER, cache / sha256_hex(os.fsencode(home))[:16]]
 
 
 def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers: int, watch: Watch | None) -> Index:
     """Read the headers and conditions of all shards, one task a shard."""
-    found = map_shards(_scan_task, [(shard, source.layout) for shard in source.shards], workers)
-    scans = list(watch(found, len(source.shards)) if watch else found)
+    tasks = [(source.shard(number), source.exclude) for number in range(len(source.shards))]
+    found = map_shards(_scan_task, tasks, workers)
+    scans: list[Scan] = list(watch(found, len(tasks)) if watch else found)
     shards = [
-        ShardStat(name=name, bytes=size, mtime_ns=mtime, rows=len(table), digest=digest, others=others)
-        for (name, size, mtime), (table, digest, others) in zip(stats, scans, strict=True)
+        ShardStat(name=name, bytes=size, mtime_ns=mtime, rows=len(scan.table), digest=scan.digest, others=scan.others, images=scan.images)
+        for (name, size, mtime), scan in zip(stats, scans, strict=True)
     ]
+    new = [(number, *excluded) for number, scan in enumerate(scans) for excluded in scan.excluded]
+    columns = zip(*new, strict=True) if new else [()] * len(EXCLUDED)
+    listed = pa.table([pa.array(column, kind) for column, kind in zip(columns, EXCLUDED.types, strict=True)], schema=EXCLUDED)
     return make_index(
-        [table for table, _, _ in scans],
+        [scan.table for scan in scans],
         shards,
         split=source.split,
         key_rule=source.layout.key_rule,
         classes=source.classes,
         null_label=source.null_label,
         where=str(source.path),
+        excluded=listed if source.known is None else pa.concat_tables([source.known, listed]),
+        exclude=source.exclude,
     )
 
 
-def _scan_task(item: tuple[Path, Layout]) -> tuple[pa.Table, str, tuple[str, ...]]:
-    return scan_shard(*item)
+def _scan_task(item: tuple[Shard, bool]) -> Scan:
+    shard, exclude = item
+    return FORMATS[shard.layout.format].scan_shard(shard, exclude=exclude)

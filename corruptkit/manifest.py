@@ -102,6 +102,8 @@ class SourceRecord(_Part):
     variant_id: str = ""
     label_column: str = ""
     caption_column: str = ""
+    image_column: str = ""
+    class_names: tuple[str, ...] = ()  # by label, where the source names its classes
     shards: tuple[SourceShard, ...] = ()
 
 
@@ -131,8 +133,8 @@ class Circumstance(_Part):
     command: tuple[str, ...]
     started: str
     finished: str
-    format: Literal["webdataset", "overlay"]
-    key_encoding: str
+    format: Literal["webdataset", "parquet", "arrow", "overlay"]
+    key_encoding: Literal["source", "percent", "column"]
     catalog_digest: str = ""
     source_path: str = ""  # from the variant's folder to the source
     source_times: tuple[int, ...] = ()  # nanoseconds, of each of the source's shards
@@ -220,7 +222,7 @@ def _load_table(content: bytes, file: str) -> dict[str, Any]:
     return table
 
 
-def describe_circumstance(format: Literal["webdataset", "overlay"], started: str, **more: Any) -> Circumstance:
+def describe_circumstance(format: Literal["webdataset", "parquet", "arrow", "overlay"], started: str, **more: Any) -> Circumstance:
     """The circumstance block of a variant that is finished now; `more` are fields that only the writer knows."""
     names = ("corruptkit", "numpy", "pyarrow", "xxhash")
     return Circumstance(
@@ -229,7 +231,6 @@ def describe_circumstance(format: Literal["webdataset", "overlay"], started: str
         started=started,
         finished=utc_now(),
         format=format,
-        key_encoding="source",
         **more,
     )
 

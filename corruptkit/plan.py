@@ -35,6 +35,7 @@ class Plan:
     edits: pa.Table
     stages: tuple[StageRecord, ...]
     shortfalls: tuple[Problem, ...] = ()  # caps that bit and pairs that were not there
+    excluded: int = 0  # samples of the source that are no rows
 
     @cached_property
     def identity(self) -> Identity:
@@ -60,7 +61,9 @@ class Plan:
     def counts(self) -> CountRecord:
         """The counts of a manifest."""
         changed, rows = len(pc.unique(self.composed["key"])), self.source["rows"]
-        return CountRecord(rows=rows, excluded=0, stages=self.stages, changed=changed, effective_ratio=ratio_text(changed, rows))
+        return CountRecord(
+            rows=rows, excluded=self.excluded, stages=self.stages, changed=changed, effective_ratio=ratio_text(changed, rows)
+        )
 
 
 def make_plan(recipe: Recipe, index: Index, *, strict: bool = False) -> Plan:
@@ -85,7 +88,7 @@ def make_plan(recipe: Recipe, index: Index, *, strict: bool = False) -> Plan:
     shortfalls = tuple(problem for stage, decision in enumerate(decisions) for problem in _shortfalls(recipe, stage, decision, len(rows)))
     if strict and shortfalls:
         raise CatalogError(*shortfalls)
-    return Plan(recipe, index.identity(), _edit_table(recipe, index, rows.keys, decisions, olds), stages, shortfalls)
+    return Plan(recipe, index.identity(), _edit_table(recipe, index, rows.keys, decisions, olds), stages, shortfalls, len(index.excluded))
 
 
 def _refuse_missing(decision: Decision, rows: Rows, stage: int) -> None:

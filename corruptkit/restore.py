@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from corruptkit.dataset import Dataset, open_source, open_variant
 from corruptkit.edits import compose_edits, map_edits, reverse_edits
-from corruptkit.errors import ConflictError, IntegrityError, Problem
+from corruptkit.errors import CatalogError, ConflictError, IntegrityError, Problem
 from corruptkit.files import Span, copy_patched, explain_disk, local_path, lock_folder, open_atomic, write_atomic
+from corruptkit.formats import arrow, parquet
+from corruptkit.formats.conditions import RowEdit
+from corruptkit.formats.layout import Shard
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
 from corruptkit.formats.tar import Member, Window, walk_members
 from corruptkit.formats.webdataset import Patch, open_shard, patch_shard
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
+from corruptkit.tasks import describe_folder, folder_beside
 from corruptkit.verify import check_files
 
 _RESTORING = ".corruptkit-restoring"  # marks a folder as ours until all of it is there
@@ -41,7 +45,8 @@ def restore(path: str | Path, out: str | Path, *, source: str | Path | None = No
         partial.mkdir(parents=True, exist_ok=True)
         with lock_folder(target):
             if manifest.shards:
-                restored = _undo_shards(place, target, partial, manifest)
+                kept = any(record.path == f"{FOLDER}/originals.tar" for record in manifest.files)
+                restored = (_undo_shards if kept else _rewrite_shards)(place, target, partial, manifest)
                 found, known = restored.index(cache=False).meta.fingerprint, manifest.identity["source"]["fingerprint"]
                 if found != known:
                     problem = Problem(str(target), f"restored, fingerprint {found[:16]}...", f"{known[:16]}...", "do not use it")
@@ -63,17 +68,55 @@ def _undo_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -
         originals = walk_members(window.read, size, place / FOLDER / "originals.tar")
         for shard, start, stop in variant.shard_rows():
             by_key = {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)}
-            patches = patch_shard(shard, variant.layout, by_key, first_row=start)
-            found = _write_patched(shard, target / shard.name, partial, _put_back(patches, originals, window, shard))
+            patches = patch_shard(shard, by_key)
+            found = _write_patched(shard.file, target / shard.name, partial, _put_back(patches, originals, window, shard.file))
             if known.get(shard.name) and found != known[shard.name]:
                 raise IntegrityError(
-                    Problem(str(shard), f"restored, SHA-256 {found[:16]}...", known[shard.name][:16] + "...", "do not use it")
+                    Problem(str(shard.file), f"restored, SHA-256 {found[:16]}...", known[shard.name][:16] + "...", "do not use it")
                 )
         kept = {member.name: window.read(member.data, member.size) for member in originals}
     for sidecar in filter(None, map(sidecar_of, variant.shards)):
         write_atomic(target / sidecar.name, kept.get(sidecar.name) or sidecar.read_bytes(), partial)
     _copy_carried(place, target, partial)
-    return replace(variant, path=target, shards=tuple(target / shard.name for shard in variant.shards), manifest=None)
+    return _at(variant, target)
+
+
+def _at(variant: Dataset, target: Path) -> Dataset:
+    shards = tuple(target / shard.relative_to(variant.root) for shard in variant.shards)
+    return replace(variant, path=target, root=target, shards=shards, manifest=None)
+
+
+def _rewrite_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -> Dataset:
+    """Shards of which no original is kept, with the old values put back: rows that are the source's, in bytes of their own."""
+    variant = open_variant(place)
+    index = variant.index()
+    edits, keys = map_edits(reverse_edits(compose_edits(read_edits(place / FOLDER / "plan.parquet"))), index), index.column("key")
+    for shard, start, stop in variant.shard_rows():
+        by_key = {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)}
+        _write_rewritten(shard, by_key, target, partial)
+    _copy_beside(variant, target, partial, manifest.identity["source"]["fingerprint"][:16])
+    return _at(variant, target)
+
+
+def _write_rewritten(shard: Shard, edits: Mapping[str, RowEdit], target: Path, partial: Path) -> None:
+    """A shard with edits applied, in its own format; without edits, its own bytes."""
+    out = target / shard.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if shard.layout.format == "webdataset" or not edits:
+        patches = patch_shard(shard, edits) if edits else ()
+        _write_patched(shard.file, out, partial, ((patch.start, patch.end, patch.content) for patch in patches))
+        return
+    with open_atomic(out, partial) as file:
+        (parquet if shard.layout.format == "parquet" else arrow).rewrite_shard(shard, edits, file)
+
+
+def _copy_beside(source: Dataset, target: Path, partial: Path, mark: str) -> None:
+    """What stands beside shards that are no copies."""
+    _copy_carried(folder_beside(source), target, partial)
+    if source.layout.format == "arrow":
+        names = [shard.relative_to(source.root).as_posix() for shard in source.shards]
+        for name, content in describe_folder(source, names, mark).items():
+            write_atomic(target / name, content, partial)
 
 
 def _put_back(patches: Iterable[Patch], originals: Iterator[Member], window: Window, shard: Path) -> Iterator[Span]:
@@ -87,16 +130,35 @@ def _put_back(patches: Iterable[Patch], originals: Iterator[Member], window: Win
 
 def _copy_source(source: Dataset, target: Path, partial: Path) -> None:
     """The source of an overlay as it reads: its shards and side-cars, with the edits of an overlay below."""
+    if source.layout.format == "imagefolder":
+        _copy_images(source, target, partial)
+        return
+    if source.layout.format != "webdataset":
+        for shard, start, stop in source.shard_rows():
+            _write_rewritten(shard, source.shard_edits(start, stop), target, partial)
+        _copy_beside(source, target, partial, source.index().meta.fingerprint[:16])
+        return
     for shard, start, stop in source.shard_rows():
         edits = source.shard_edits(start, stop)
-        patches = list(patch_shard(shard, source.layout, {}, edits, start))
-        _write_patched(shard, target / shard.name, partial, ((patch.start, patch.end, patch.content) for patch in patches))
-        if (sidecar := sidecar_of(shard)) is not None:
+        patches = list(patch_shard(shard, {}, edits))
+        _write_patched(shard.file, target / shard.name, partial, ((patch.start, patch.end, patch.content) for patch in patches))
+        if (sidecar := sidecar_of(shard.file)) is not None:
             by_stem = {patch.stem.rpartition("/")[2]: edits[patch.key] for patch in patches}
             content = rewrite_sidecar(sidecar, by_stem, source.layout.columns) or sidecar.read_bytes()
             write_atomic(target / sidecar.name, content, partial)
     for folder in {shard.parent for shard in source.shards}:
         _copy_carried(folder, target, partial)
+
+
+def _copy_images(source: Dataset, target: Path, partial: Path) -> None:
+    """A folder of images and its metadata files, byte for byte."""
+    if source.edits is not None:
+        found, do = "an overlay over an overlay of a folder of images", "materialise the lower one with make --from"
+        raise CatalogError(Problem(str(source.path), found, do=do))
+    for file in sorted(path for path in source.root.rglob("*") if path.is_file() and FOLDER not in path.parts):
+        out = target / file.relative_to(source.root)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_patched(file, out, partial, ())
 
 
 def _copy_carried(folder: Path, target: Path, partial: Path) -> None:

@@ -6,89 +6,62 @@ a record and its originals. Starting again takes up where the records end.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
 
 from corruptkit.dataset import Dataset
-from corruptkit.digest import file_sha256, sha256_hex
-from corruptkit.edits import map_edits
+from corruptkit.digest import sha256_hex
 from corruptkit.engines.local import Watch, map_shards
 from corruptkit.errors import CatalogError, ConflictError, DatasetError, LeftoverWarning, Problem, nearest_word, strip_secrets
-from corruptkit.files import Span, copy_patched, explain_disk, local_path, lock_folder, open_atomic, write_atomic
-from corruptkit.formats.conditions import RowEdit, tells_old
+from corruptkit.files import explain_disk, local_path, lock_folder, open_atomic, write_atomic
+from corruptkit.formats.excluded import NAME as EXCLUDED_NAME
+from corruptkit.formats.excluded import write_excluded
 from corruptkit.formats.overlay import write_edits
-from corruptkit.formats.sidecar import carried_files, count_leftovers, rewrite_pair, sidecar_of
+from corruptkit.formats.sidecar import carried_files
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
-from corruptkit.formats.webdataset import Layout, patch_shard
-from corruptkit.index import ShardStat
-from corruptkit.manifest import (
-    FOLDER,
-    FileRecord,
-    Manifest,
-    ShardRecord,
-    SourceRecord,
-    SourceShard,
-    checksum_line,
-    describe_circumstance,
-    utc_now,
-)
+from corruptkit.manifest import FOLDER, FileRecord, Manifest, SourceRecord, SourceShard, checksum_line, describe_circumstance, utc_now
 from corruptkit.plan import Plan
 from corruptkit.target import PARTIAL, claim_target
+from corruptkit.tasks import (
+    Format,
+    ShardDone,
+    ShardTask,
+    describe_file,
+    describe_folder,
+    flat_name,
+    folder_beside,
+    make_tasks,
+    output_encoding,
+    read_done,
+    usual_format,
+    write_shard,
+)
 
-Format = Literal["webdataset", "overlay"]
 _PIECE = 1 << 22
-
-
-class ShardDone(BaseModel):
-    """What a shard's task leaves behind: the record by which a later start knows that the shard is finished."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    variant_id: str
-    source: ShardStat
-    shard: ShardRecord
-    sidecar: FileRecord | None
-    sidecar_rewritten: bool
-    leftovers: int  # members and side-car rows that still tell an old caption
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """All that writing one shard needs: the shard, its slice of the plan, and where to."""
-
-    variant_id: str
-    source: Path
-    stat: ShardStat
-    out: Path
-    layout: Layout
-    first_row: int
-    edits: dict[str, RowEdit]
-    below: dict[str, RowEdit]
 
 
 def write_variant(
     dataset: Dataset,
     plan: Plan,
     out: str | Path,
-    format: Format = "webdataset",
+    format: Format | None = None,
     *,
     workers: int = 1,
     watch: Watch | None = None,
     catalog_digest: str = "",
 ) -> Manifest:
-    """Write the variant that a plan makes of a data set, or finish it, or return at once if it is there.
+    """Write the variant that a plan makes of a data set, or finish it, or return at once if it is there; by default as the source lies.
 
     Raises ConflictError where something else lies at `out`, DatasetError where the source has changed or the disk is full.
     """
     target, started = local_path(out), utc_now()
+    format = usual_format(dataset) if format is None else format
     if format not in get_args(Format):
         raise CatalogError(Problem("format", f"found '{format}'", do=nearest_word(format, get_args(Format))))
     _check_source(dataset, plan)
@@ -99,7 +72,7 @@ def write_variant(
         with lock_folder(target):
             finished = claim_target(target, plan, format, source, [stat.mtime_ns for stat in dataset.index().meta.shards])
             if finished is None:
-                tasks = _make_tasks(dataset, plan, target) if format == "webdataset" else []
+                tasks = make_tasks(dataset, plan.composed, target, format, plan.variant_id)
                 _check_space(target, tasks, plan)
                 found = map_shards(write_shard, tasks, workers)
                 done = list(watch(found, len(tasks)) if watch else found)
@@ -115,6 +88,7 @@ def write_variant(
                     circumstance=describe_circumstance(
                         format,
                         started,
+                        key_encoding=output_encoding(dataset, format),
                         catalog_digest=catalog_digest,
                         source_path=os.path.relpath(dataset.path.resolve(), target.resolve()),
                         source_times=tuple(stat.mtime_ns for stat in dataset.index().meta.shards),
@@ -144,7 +118,7 @@ def _check_source(dataset: Dataset, plan: Plan) -> None:
 
 def _refuse_overlap(dataset: Dataset, target: Path) -> None:
     place = target.resolve()
-    folders = {shard.resolve().parent for shard in dataset.shards} | {dataset.path.resolve()}
+    folders = {shard.resolve().parent for shard in dataset.shards} | {dataset.path.resolve(), dataset.root.resolve()}
     for folder in folders:
         if place == folder or place in folder.parents or (folder in place.parents and dataset.path.is_dir()):
             found, expected = f"the source lies at {folder}", "a folder apart from the source"
@@ -154,7 +128,10 @@ def _refuse_overlap(dataset: Dataset, target: Path) -> None:
 def _describe_source(dataset: Dataset) -> SourceRecord:
     known = {shard.name: shard.sha256 for shard in dataset.manifest.shards} if dataset.manifest else {}
     index = dataset.index()
-    shards = tuple(SourceShard(name=s.name, bytes=s.bytes, sha256=known.get(s.name, "")) for s in index.meta.shards)
+    sizes = [stat.bytes for stat in index.meta.shards]
+    if dataset.layout.format == "imagefolder":  # a folder's own size says nothing
+        sizes = np.bincount(index.numbers("shard"), index.numbers("length"), len(sizes)).astype(int).tolist()
+    shards = [SourceShard(name=s.name, bytes=size, sha256=known.get(s.name, "")) for s, size in zip(index.meta.shards, sizes, strict=True)]
     columns = dataset.layout.columns
     return SourceRecord(
         name=dataset.name,
@@ -162,113 +139,18 @@ def _describe_source(dataset: Dataset) -> SourceRecord:
         variant_id=dataset.manifest.variant_id if dataset.manifest else "",
         label_column=columns.label,
         caption_column=columns.caption,
-        shards=shards,
+        image_column=columns.image,
+        class_names=dataset.layout.class_names,
+        shards=tuple(shards),
     )
 
 
-def _make_tasks(dataset: Dataset, plan: Plan, target: Path) -> list[ShardTask]:
-    index = dataset.index()
-    edits = map_edits(plan.composed, index)
-    keys = index.column("key")
-    return [
-        ShardTask(
-            plan.variant_id,
-            shard,
-            stat,
-            target,
-            dataset.layout,
-            start,
-            {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)},
-            dataset.shard_edits(start, stop),
-        )
-        for (shard, start, stop), stat in zip(dataset.shard_rows(), index.meta.shards, strict=True)
-    ]
-
-
 def _check_space(target: Path, tasks: Sequence[ShardTask], plan: Plan) -> None:
-    need = sum(task.stat.bytes for task in tasks if _read_done(task) is None) + plan.edits.nbytes
+    need = sum(task.size for task in tasks if read_done(task) is None) + plan.edits.nbytes
     free = shutil.disk_usage(target).free
     if need > free:
         do = "free some space, choose another --out, or use --format overlay"
         raise DatasetError(Problem(str(target), f"{free:,} bytes are free", f"room for {need:,}", do))
-
-
-def write_shard(task: ShardTask) -> ShardDone:
-    """Write a shard, its originals and its side-car, then the record that says so; a shard that has its record is left alone."""
-    done = _read_done(task)
-    if done is not None:
-        return done
-    partial, name = task.out / FOLDER / PARTIAL, task.source.name
-    seen = _Seen()
-    digest = hashlib.sha256()
-    with (
-        task.source.open("rb", buffering=0) as source,
-        open_atomic(partial / f"{name}.originals", partial) as originals,
-        open_atomic(task.out / name, partial) as out,
-    ):
-        copy_patched(source, out, _keep_originals(task, originals, seen), digest)
-        _refuse_changed(task, os.fstat(source.fileno()))
-        size = out.tell()
-    shard = ShardRecord(name=name, rows=task.stat.rows, bytes=size, sha256=digest.hexdigest(), edits=sum(map(len, task.edits.values())))
-    sidecar, rewritten = _write_sidecar(task, partial, seen)
-    done = ShardDone(
-        variant_id=task.variant_id, source=task.stat, shard=shard, sidecar=sidecar, sidecar_rewritten=rewritten, leftovers=seen.leftovers
-    )
-    write_atomic(partial / f"{name}.json", done.model_dump_json().encode(), partial)
-    return done
-
-
-def _refuse_changed(task: ShardTask, found: os.stat_result) -> None:
-    if (found.st_size, found.st_mtime_ns) != (task.stat.bytes, task.stat.mtime_ns):
-        what, expected = "its size or time has changed", "the shard as it was indexed"
-        raise DatasetError(Problem(str(task.source), what, expected, "the source has changed: start again"))
-
-
-@dataclass
-class _Seen:
-    """What a walk through a shard notes by the way: the stem of each key, and what still tells an old caption."""
-
-    stems: dict[str, str] = field(default_factory=dict)
-    leftovers: int = 0
-
-
-def _keep_originals(task: ShardTask, originals: BinaryIO, seen: _Seen) -> Iterator[Span]:
-    """The spans that a shard's edits replace; what stood there goes to the originals."""
-    for patch in patch_shard(task.source, task.layout, task.edits, task.below, task.first_row):
-        originals.write(patch.original or b"")
-        seen.stems[patch.key] = patch.stem.rpartition("/")[2]
-        seen.leftovers += tells_old(patch.content, task.edits.get(patch.key, {})) if patch.name.lower().endswith(".json") else 0
-        yield patch.start, patch.end, patch.content
-
-
-def _read_done(task: ShardTask) -> ShardDone | None:
-    """The record of a finished shard, unless it is of another variant or source, or its files have gone."""
-    try:
-        done = ShardDone.model_validate_json((task.out / FOLDER / PARTIAL / f"{task.source.name}.json").read_bytes())
-        sizes = [(task.out / task.source.name).stat().st_size == done.shard.bytes]
-        sizes += [(task.out / done.sidecar.path).stat().st_size == done.sidecar.bytes] if done.sidecar else []
-    except (OSError, ValidationError):
-        return None
-    return done if all(sizes) and (done.variant_id, done.source) == (task.variant_id, task.stat) else None
-
-
-def _write_sidecar(task: ShardTask, partial: Path, seen: _Seen) -> tuple[FileRecord | None, bool]:
-    """Write the shard's side-car, if it has one, and keep the source's where it is rewritten."""
-    source = sidecar_of(task.source)
-    if source is None:
-        return None, False
-    below, own = ({seen.stems[key]: edit for key, edit in edits.items()} for edits in (task.below, task.edits))
-    original, content = rewrite_pair(source, below, own, task.layout.columns)
-    seen.leftovers += count_leftovers(content, own) if content != original else 0
-    write_atomic(partial / f"{source.name}.original", original, partial)
-    write_atomic(task.out / source.name, content, partial)
-    return describe_file(task.out, source.name), content != original
-
-
-def describe_file(folder: Path, name: str) -> FileRecord:
-    """A file of a variant as its manifest lists it."""
-    path = folder / name
-    return FileRecord(path=name, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[ShardDone], dataset: Dataset) -> list[FileRecord]:
@@ -281,21 +163,27 @@ def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[Shard
         (hidden / "inputs").mkdir(exist_ok=True)
         names.append(f"{FOLDER}/inputs/{sha256_hex(content)}")
         write_atomic(target / names[-1], content, partial)
-    if format == "webdataset":
+    index = dataset.index()
+    if len(index.excluded):
+        names.append(EXCLUDED_NAME)
+        with open_atomic(target / EXCLUDED_NAME, partial) as file:
+            write_excluded(index.excluded, [stat.name for stat in index.meta.shards], file)
+    if format == "webdataset" and dataset.layout.format == format:
         names.append(f"{FOLDER}/originals.tar")
         with open_atomic(hidden / "originals.tar", partial) as file:
             _join_originals(partial, done, file)
-    folder = dataset.shards[0].parent if dataset.shards else dataset.path
-    for source in carried_files(folder):
-        names.append(source.name)
-        write_atomic(target / source.name, source.read_bytes(), partial)
-    return [describe_file(target, name) for name in dict.fromkeys(names)] + [part.sidecar for part in done if part.sidecar]
+    contents = {source.name: source.read_bytes() for source in carried_files(folder_beside(dataset), format != dataset.layout.format)}
+    if format == "arrow":
+        contents |= describe_folder(dataset, [part.shard.name for part in done], plan.variant_id)
+    for name, content in contents.items():
+        write_atomic(target / name, content, partial)
+    return [describe_file(target, name) for name in dict.fromkeys([*names, *contents])] + [part.sidecar for part in done if part.sidecar]
 
 
 def _join_originals(partial: Path, done: Sequence[ShardDone], out: BinaryIO) -> None:
     """Originals of members shard by shard as they stood, then those of side-cars as members of their own, then the end marker."""
     for part in done:
-        with (partial / f"{part.shard.name}.originals").open("rb") as file:
+        with (partial / f"{flat_name(part.shard.name)}.originals").open("rb") as file:
             shutil.copyfileobj(file, out, _PIECE)
     for part in done:
         if part.sidecar is not None and part.sidecar_rewritten:

@@ -1,1 +1,6 @@
-"""One module a layout: how to read it and how to write it. No module here knows a corruption."""
+"""Layouts of data sets on disk: webdataset, parquet, arrow and imagefolder are read; overlay is a plan beside any of them."""
+
+from corruptkit.formats import arrow, imagefolder, parquet, webdataset
+from corruptkit.formats.layout import Format, FormatName
+
+FORMATS: dict[FormatName, Format] = {"webdataset": webdataset, "parquet": parquet, "arrow": arrow, "imagefolder": imagefolder}

@@ -23,10 +23,11 @@ _LARGEST_LABEL = 18  # digits that surely fit a signed 64-bit integer
 
 
 class Columns(NamedTuple):
-    """What holds each field: a member's suffix and, second, a top-level field of the .json."""
+    """What holds each field: a column; in tars a member's suffix and, second, a top-level field of the .json."""
 
     label: str = ""
     caption: str = ""
+    image: str = ""
 
     def suffix(self, field: FieldName) -> str:
         """The member that holds a field."""

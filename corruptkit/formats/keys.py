@@ -9,36 +9,45 @@ from typing import NamedTuple
 
 from corruptkit.errors import CatalogError, DatasetError, Problem, nearest_word
 
-_PREFIXED = ("regex:", "json:")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# The rules that each format can follow; a rule that ends in a colon takes an argument.
+_TABLE_RULES = ("column:", "path", "stem", "regex:", "ordinal")
+RULES = {
+    "webdataset": ("sample", "stem", "shard/key", "ordinal", "regex:", "json:"),
+    "parquet": _TABLE_RULES,
+    "arrow": _TABLE_RULES,
+    "imagefolder": ("path", "stem", "regex:", "column:", "ordinal"),
+}
+_ARGUMENTS = {"regex:": "regex:R", "json:": "json:FIELD", "column:": "column:NAME"}
 
 
 class Place(NamedTuple):
-    """Where a sample stands: its sample key, its shard's file name, and its number in file order over all shards."""
+    """Where a sample stands: its sample key or path, its shard's file name, and its number in file order over all shards."""
 
     sample: str
     shard: str
     ordinal: int
 
 
-def check_rule(rule: str) -> str:
-    """A key rule that WebDataset shards can follow; refused with the nearest valid word."""
-    if rule in _KEYERS or (rule.startswith(_PREFIXED) and rule.split(":", 1)[1]):
-        if rule.startswith("regex:"):
-            try:
-                if re.compile(rule.removeprefix("regex:")).groups >= 1:
-                    return rule
-                reason = "it has no group"
-            except re.error as error:
-                reason = str(error)
+def check_rule(rule: str, format: str = "webdataset") -> str:
+    """A key rule that a format can follow; refused with the nearest valid word."""
+    known = RULES[format]
+    head, colon, argument = rule.partition(":")
+    if rule not in known and not (head + colon in known and argument):
+        do = nearest_word(rule, [_ARGUMENTS.get(name, name) for name in known])
+        raise CatalogError(Problem("--key", f"unknown key rule {rule!r} for {format}", do=do))
+    if head == "regex":
+        try:
+            reason = "" if re.compile(argument).groups >= 1 else "it has no group"
+        except re.error as error:
+            reason = str(error)
+        if reason:
             raise CatalogError(Problem("--key", f"the pattern of {rule!r} cannot be used: {reason}", do="put the key in one ( ) group"))
-        return rule
-    do = nearest_word(rule, [*_KEYERS, "regex:R", "json:FIELD"])
-    raise CatalogError(Problem("--key", f"unknown key rule {rule!r} for WebDataset shards", do=do))
+    return rule
 
 
 def make_keyer(rule: str) -> Callable[[Place], str | None]:
-    """The function that gives a sample's key; None for `json:FIELD`, which needs the sample's content."""
+    """The function that gives a sample's key; None for rules that need the sample's content."""
     if rule.startswith("regex:"):
         return partial(_first_group, re.compile(rule.removeprefix("regex:")))
     return _KEYERS.get(rule, lambda _: None)
@@ -46,6 +55,7 @@ def make_keyer(rule: str) -> Callable[[Place], str | None]:
 
 _KEYERS: dict[str, Callable[[Place], str]] = {
     "sample": lambda place: place.sample,
+    "path": lambda place: place.sample,
     "stem": lambda place: place.sample.rpartition("/")[2],
     "shard/key": lambda place: f"{place.shard.removesuffix('.tar')}/{place.sample}",
     "ordinal": lambda place: f"row-{place.ordinal:012d}",
@@ -60,15 +70,38 @@ def _first_group(pattern: re.Pattern[str], place: Place) -> str:
     return match[1]
 
 
-def check_key(key: str, file: str) -> str:
-    """A key as SPEC.md allows it: non-empty, no control character, no leading `/`, no `..` part."""
-    reason = ""
+def key_fault(key: str) -> str:
+    """What is wrong with a key, or an empty text: SPEC.md wants it non-empty, without control character, leading `/` or `..` part."""
     if not key:
-        reason = "an empty key"
-    elif _CONTROL.search(key):
-        reason = "a control character or a lone surrogate in a key"
-    elif key.startswith("/") or ".." in key.split("/"):
-        reason = "a key that leaves its folder"
-    if reason:
-        raise DatasetError(Problem(file, reason, "a key as SPEC.md section 1 allows it", "rename the sample", key=key))
+        return "an empty key"
+    if _CONTROL.search(key):
+        return "a control character or a lone surrogate in a key"
+    if key.startswith("/") or ".." in key.split("/"):
+        return "a key that leaves its folder"
+    return ""
+
+
+def check_key(key: str, file: str) -> str:
+    """A key as SPEC.md allows it."""
+    if fault := key_fault(key):
+        raise DatasetError(Problem(file, fault, "a key as SPEC.md section 1 allows it", "rename the sample", key=key))
     return key
+
+
+def strip_suffix(path: str) -> str:
+    """A path without the last suffix of its base name."""
+    folder, slash, base = path.rpartition("/")
+    stem, dot, _ = base.rpartition(".")
+    return folder + slash + (stem if dot and stem else base)
+
+
+def encode_key(key: str) -> str:
+    """A key as the stem of a member: readers end a stem at the first dot of its base name, and need a base name."""
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + (base.replace("%", "%25").replace(".", "%2E") or "%")
+
+
+def decode_key(stem: str) -> str:
+    """The key that `encode_key` made a stem of."""
+    folder, slash, base = stem.rpartition("/")
+    return folder + slash + ("" if base == "%" else base.replace("%2E", ".").replace("%25", "%"))

@@ -14,24 +14,15 @@ import pyarrow.parquet as pq
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit, telling_text
 
-# Licences and the counts that loaders read (timm, img2dataset, open_clip); no condition stands in them.
-_CARRIED = (
-    "LICENSE*",
-    "LICENCE*",
-    "COPYING*",
-    "NOTICE*",
-    "ATTRIBUTION*",
-    "*_stats.json",
-    "_info.json",
-    "info.json",
-    "sizes.json",
-    "__len__",
-)
+# Licences, and the counts that loaders read (timm, img2dataset, open_clip); no condition stands in them.
+_LICENCES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "ATTRIBUTION*")
+_COUNTS = ("*_stats.json", "_info.json", "info.json", "sizes.json", "__len__")
 
 
-def carried_files(folder: Path) -> list[Path]:
-    """The files of a source's folder that a variant copies as they are, by name."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _CARRIED))
+def carried_files(folder: Path, converted: bool = False) -> list[Path]:  # noqa: FBT001, FBT002 - the one question there is
+    """The files of a source's folder that a variant copies as they are, by name; counts speak of the source's own shards."""
+    patterns = _LICENCES if converted else (*_LICENCES, *_COUNTS)
+    return sorted(path for path in folder.iterdir() if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns))
 
 
 def sidecar_of(shard: Path) -> Path | None:

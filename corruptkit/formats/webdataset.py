@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 from xxhash import xxh3_64
 
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import Columns, FieldName, RowEdit, Span, find_conditions, holds_field, json_spans, rewrite_member
-from corruptkit.formats.keys import Place, check_key, make_keyer
-from corruptkit.formats.tar import Member, Read, Window, pad_block, read_range, resize_headers, walk_members
+from corruptkit.formats.keys import Place, check_key, decode_key, make_keyer
+from corruptkit.formats.layout import SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
+from corruptkit.formats.tar import Member, Read, Window, pad_block, resize_headers, walk_members
 
 IMAGE_SUFFIXES = frozenset(
     ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "jxl", "jp2", "img")
@@ -29,21 +29,15 @@ _BYTES_AHEAD = 4 << 20
 _LARGEST_CONDITION = 16 << 20
 
 
-class Layout(NamedTuple):
-    """How to read a source: the rule that yields keys, and what holds label and caption."""
-
-    key_rule: str = "sample"
-    columns: Columns = Columns()
-
-
 class Sample(NamedTuple):
-    """A sample in a shard: its key, its stem, its members by lower-case suffix, and the bytes [start, end) that it fills."""
+    """A sample in a shard: its key, its stem, its members by lower-case suffix, the bytes [start, end) it fills, its number."""
 
     key: str
     stem: str
     parts: dict[str, Member]
     start: int
     end: int
+    position: int
 
 
 class Patch(NamedTuple):
@@ -74,7 +68,7 @@ def open_shard(file: Path, ahead: int = _HEADERS_AHEAD) -> Iterator[tuple[Window
         os.close(descriptor)
 
 
-def split_name(name: str, file: Path) -> tuple[str, str] | None:
+def split_name(name: str) -> tuple[str, str] | None:
     """A member's stem (up to the first dot of its base name) and lower-case suffix; None for what belongs to no sample."""
     folder, slash, base = name.rpartition("/")
     if (not slash and base.startswith("__") and base.endswith("__")) or "." not in base:
@@ -82,36 +76,57 @@ def split_name(name: str, file: Path) -> tuple[str, str] | None:
     if base.startswith("._") or base == ".DS_Store":  # what macOS packs beside the files
         return None
     stem, _, suffix = base.partition(".")
-    if not stem:
-        raise DatasetError(Problem(str(file), "an empty key", "a name before the first dot", "rename the member", key=name))
     return folder + slash + stem, suffix.lower()
 
 
-def group_samples(read: Read, size: int, file: Path, layout: Layout, first_row: int = 0, start: int | None = None) -> Iterator[Sample]:
-    """The samples of a shard, or of the bytes [start, size) cut out of one."""
-    keyer = make_keyer(layout.key_rule)
-    stem, parts, ordinal = "", dict[str, Member](), first_row
+def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterator[tuple[str, dict[str, Member], str]]:
+    """Neighbouring members with one stem, by suffix; and the suffix of which there are two, if there is one."""
+    stem, parts, twice = "", dict[str, Member](), ""
     for member in walk_members(read, size, file, start or 0, whole=start is None):
-        named = split_name(member.name, file)
+        named = split_name(member.name)
         if named is None:
             continue
         if named[0] != stem and parts:
-            yield _finish_sample(stem, parts, keyer(Place(stem, file.name, ordinal)), read, file, layout)
-            ordinal += 1
-            parts = {}
+            yield stem, parts, twice
+            parts, twice = {}, ""
         stem, suffix = named
-        if suffix in parts:
-            raise DatasetError(Problem(str(file), f"two members .{suffix}", "one of each suffix", "rename one of them", key=stem))
+        twice = suffix if suffix in parts else twice
         parts[suffix] = member
     if parts:
-        yield _finish_sample(stem, parts, keyer(Place(stem, file.name, ordinal)), read, file, layout)
+        yield stem, parts, twice
 
 
-def _finish_sample(stem: str, parts: dict[str, Member], key: str | None, read: Read, file: Path, layout: Layout) -> Sample:
-    ends = [member.end for member in parts.values()]
-    if key is None:
-        key = _json_key(stem, parts, read, file, layout.key_rule.removeprefix("json:"))
-    return Sample(check_key(key, str(file)), stem, parts, min(m.start for m in parts.values()), max(ends))
+def group_samples(read: Read, size: int, shard: Shard, start: int | None = None, on_bad: OnBad | None = None) -> Iterator[Sample]:
+    """The samples of a shard, or of the bytes [start, size) cut out of one; bad ones are handed to `on_bad`, or raised."""
+    keyer = make_keyer(shard.layout.key_rule)
+    ordinal = shard.first_row
+    for position, (stem, parts, twice) in enumerate(_walk_groups(read, size, shard.file, start)):
+        if position in shard.skip and start is None:
+            continue
+        try:
+            sample = _finish_sample(stem, parts, twice, position, keyer(Place(stem, shard.file.name, ordinal)), read, shard)
+        except DatasetError as error:
+            if on_bad is None:
+                raise
+            on_bad(position, error)
+            continue
+        ordinal += 1
+        yield sample
+
+
+def _finish_sample(stem: str, parts: dict[str, Member], twice: str, position: int, key: str | None, read: Read, shard: Shard) -> Sample:
+    file = shard.file
+    if not stem.rpartition("/")[2]:
+        name = next(iter(parts.values())).name
+        raise DatasetError(Problem(str(file), "an empty key", "a name before the first dot", "rename the member", key=name))
+    if twice:
+        raise DatasetError(Problem(str(file), f"two members .{twice}", "one of each suffix", "rename one of them", key=stem))
+    if shard.layout.key_encoding == "percent":
+        key = decode_key(stem)
+    elif key is None:
+        key = _json_key(stem, parts, read, file, shard.layout.key_rule.removeprefix("json:"))
+    members = parts.values()
+    return Sample(check_key(key, str(file)), stem, parts, min(m.start for m in members), max(m.end for m in members), position)
 
 
 def _json_key(stem: str, parts: dict[str, Member], read: Read, file: Path, name: str) -> str:
@@ -138,59 +153,60 @@ def _spans(stem: str, parts: dict[str, Member], read: Read, file: Path) -> list[
         raise DatasetError(Problem(str(file), str(error), "a JSON object in UTF-8", "mend the member", key=stem)) from None
 
 
-def read_conditions(sample: Sample, read: Read, file: Path, columns: Columns) -> dict[FieldName, str]:
+def read_conditions(sample: Sample, read: Read, shard: Shard) -> dict[FieldName, str]:
     """The label (in decimal) and caption of a sample, where it has them."""
     try:
-        return find_conditions(sample.parts, lambda suffix: _content(sample.parts[suffix], read, file), columns)
+        found = find_conditions(sample.parts, lambda suffix: _content(sample.parts[suffix], read, shard.file), shard.layout.columns)
     except ValueError as error:
         expected = "a label as a non-negative integer, a caption in UTF-8, a .json with an object"
-        raise DatasetError(Problem(str(file), f"found {error}", expected, "mend the sample", key=sample.key)) from None
+        raise DatasetError(Problem(str(shard.file), f"found {error}", expected, "mend the sample", key=sample.key)) from None
+    for field in shard.layout.needed:
+        if field not in found:
+            raise missing_field(shard, field, sample.key)
+    return found
 
 
-def scan_shard(file: Path, layout: Layout, first_row: int = 0) -> tuple[pa.Table, str, tuple[str, ...]]:
-    """A shard's rows of the index, XXH3 of its headers and conditions, and the other columns that its rows have."""
-    keys, places, lengths, labels, captions = [], [], [], [], []
+def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
+    """A shard's rows of the index; bad samples are refused, or listed where `exclude` is set."""
+    rows: list[tuple[Any, ...]] = []
     digest = xxh3_64()
     others: set[str] = set()
-    with open_shard(file) as (window, size):
-        for sample in group_samples(window.read, size, file, layout, first_row):
-            found = read_conditions(sample, window.read, file, layout.columns)
-            keys.append(sample.key)
-            places.append(sample.start)
-            lengths.append(sample.end - sample.start)
-            labels.append(int(found.get("label", -1)))
-            captions.append(found.get("caption"))
+    images: set[str] = set()
+    rejects = Rejects(exclude=exclude)
+    with open_shard(shard.file) as (window, size):
+        for sample in group_samples(window.read, size, shard, on_bad=rejects):
+            try:
+                found = read_conditions(sample, window.read, shard)
+            except DatasetError as error:
+                rejects(sample.position, error)
+                continue
+            length = sample.end - sample.start
+            rows.append((sample.key, sample.position, sample.start, length, int(found.get("label", -1)), found.get("caption")))
             for member in sample.parts.values():
                 digest.update(f"{member.name}\0{member.start}\0{member.size}\0".encode())
             digest.update(f"{found}".encode())
-            others.update(other_suffixes(sample.parts, layout.columns))
-    table = {
-        "key": pa.array(keys, pa.large_string()),
-        "position": np.arange(len(keys)),
-        "offset": pa.array(places, pa.int64()),
-        "length": pa.array(lengths, pa.int64()),
-        "label": pa.array(labels, pa.int64()),
-        "caption": pa.array(captions, pa.large_string()),
-    }
-    return pa.table(table), digest.hexdigest(), tuple(sorted(others))
+            others.update(other_suffixes(sample.parts, shard.layout.columns))
+            images.add(_image_suffix(sample.parts, shard.layout.columns) or "")
+    columns = zip(*rows, strict=True) if rows else [()] * len(SCANNED)
+    table = pa.table([pa.array(column, kind) for column, kind in zip(columns, SCANNED.types, strict=True)], schema=SCANNED)
+    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images - {""})))
 
 
-def patch_shard(
-    file: Path, layout: Layout, edits: Mapping[str, RowEdit], below: Mapping[str, RowEdit] | None = None, first_row: int = 0
-) -> Iterator[Patch]:
+def patch_shard(shard: Shard, edits: Mapping[str, RowEdit], below: Mapping[str, RowEdit] | None = None) -> Iterator[Patch]:
     """Every member that the edits of a shard (by key) rewrite, in the order of the file; those `below` are of an overlay as source.
 
     Refuses edits whose row does not hold the old value and, once the shard has been walked, those whose row is not there.
     """
     below = below or {}
     left = set(edits) | set(below)
-    with open_shard(file) as (window, size):
-        for sample in group_samples(window.read, size, file, layout, first_row) if left else ():
+    with open_shard(shard.file) as (window, size):
+        for sample in group_samples(window.read, size, shard) if left else ():
             if sample.key in left:
                 left.remove(sample.key)
-                yield from _patch_sample(sample, below.get(sample.key, {}), edits.get(sample.key, {}), window.read, file, layout.columns)
+                edit = edits.get(sample.key, {})
+                yield from _patch_sample(sample, below.get(sample.key, {}), edit, window.read, shard.file, shard.layout.columns)
     if left:
-        raise _changed(file, min(left), "the sample is not there")
+        raise changed_source(shard.file, min(left), "the sample is not there")
 
 
 def _patch_sample(sample: Sample, below: RowEdit, edit: RowEdit, read: Read, file: Path, columns: Columns) -> Iterator[Patch]:
@@ -213,7 +229,7 @@ def _edit_contents(key: str, contents: dict[str, bytes], edit: RowEdit, file: Pa
     found = find_conditions(contents, contents.__getitem__, columns) if edit else {}
     for field, (old, _) in edit.items():
         if found.get(field) != old:
-            raise _changed(file, key, f"the {field} {found.get(field)!r:.80}", f"{old!r:.80}")
+            raise changed_source(file, key, f"the {field} {found.get(field)!r:.80}", f"{old!r:.80}")
     return {suffix: rewrite_member(suffix, content, edit, columns) for suffix, content in contents.items()}
 
 
@@ -224,27 +240,43 @@ def _member_bytes(member: Member, content: bytes, raw: bytes, read: Read) -> byt
     return (headers if len(content) == len(raw) else resize_headers(headers, len(content))) + pad_block(content)
 
 
-def _changed(file: Path, key: str, found: str, expected: str = "the shard as it was indexed") -> DatasetError:
-    return DatasetError(Problem(str(file), f"found {found}", expected, "the source has changed: plan again", key=key))
-
-
-def read_samples(file: Path, layout: Layout, edits: Mapping[str, RowEdit], first_row: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_samples(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every sample of a shard, edits applied: its key and {"__key__": stem, suffix: bytes, ...}."""
-    with open_shard(file, _BYTES_AHEAD) as (window, size):
-        for sample in group_samples(window.read, size, file, layout, first_row):
-            yield sample.key, _load_sample(sample, window.read, edits.get(sample.key), layout.columns)
+    with open_shard(shard.file, _BYTES_AHEAD) as (window, size):
+        for sample in group_samples(window.read, size, shard):
+            yield sample.key, _load_sample(sample, window.read, edits.get(sample.key), shard.layout.columns)
 
 
-def read_sample(descriptor: int, file: Path, layout: Layout, place: int, length: int, edit: RowEdit | None) -> dict[str, Any]:
-    """One sample by its place in a shard, its edit applied."""
-    data = read_range(descriptor, place, length)
+def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
+    """Every row of a shard, edits applied, with its image's name."""
+    columns = shard.layout.columns
+    for key, sample in read_samples(shard, edits):
+        suffix = _image_suffix(sample, columns)
+        yield f"{sample['__key__']}.{suffix}" if suffix else "", sample_row(key, sample, columns)
+
+
+def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
+    """One row by its place in a shard, its edit applied."""
+    with open_shard(shard.file, 0) as (window, _):
+        data = window.read(spot.offset, spot.length)
 
     def read(start: int, size: int) -> bytes:
-        return data[start - place : start - place + size]
+        return data[start - spot.offset : start - spot.offset + size]
 
-    for sample in group_samples(read, place + len(data), file, layout, start=place):
-        return _load_sample(sample, read, edit, layout.columns)
-    raise _changed(file, "", f"no sample at byte {place}")
+    for sample in group_samples(read, spot.offset + len(data), shard, spot.offset):
+        loaded = _load_sample(sample, read, edit, shard.layout.columns)
+        return sample_row(sample.key, loaded, shard.layout.columns)
+    raise changed_source(shard.file, "", f"no sample at byte {spot.offset}")
+
+
+def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -> Iterator[tuple[pa.Array, pa.Table]]:
+    """The same rows in pieces, as tables of a schema, with their images' names."""
+    return pack_rows(read_rows(shard, edits), schema)
+
+
+def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:  # noqa: ARG001 - the signature of every format
+    """Other members are bytes."""
+    return dict.fromkeys(others, pa.large_binary())
 
 
 def _load_sample(sample: Sample, read: Read, edit: RowEdit | None, columns: Columns) -> dict[str, Any]:
@@ -255,10 +287,10 @@ def _load_sample(sample: Sample, read: Read, edit: RowEdit | None, columns: Colu
     return loaded
 
 
-def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> Row:
     """A loaded sample as a row: key, image, label and caption where there are any, and the other members as they are."""
-    row: dict[str, Any] = {"key": key}
-    if (image := _image_suffix(loaded)) is not None:
+    row: Row = {"key": key}
+    if (image := _image_suffix(loaded, columns)) is not None:
         row["image"] = loaded[image]
     for field, value in find_conditions(loaded, loaded.__getitem__, columns).items():
         row[field] = int(value) if field == "label" else value
@@ -267,11 +299,13 @@ def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> dict[st
 
 def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
     """The members of a sample that a row holds besides its fields; a member named as a field would hide it, and is left out."""
-    used = {"__key__", _image_suffix(suffixes), columns.suffix("label"), columns.suffix("caption"), *_ROW_FIELDS}
+    used = {"__key__", _image_suffix(suffixes, columns), columns.suffix("label"), columns.suffix("caption"), *_ROW_FIELDS}
     return [suffix for suffix in suffixes if suffix not in used]
 
 
-def _image_suffix(suffixes: Iterable[str]) -> str | None:
+def _image_suffix(suffixes: Iterable[str], columns: Columns) -> str | None:
+    if columns.image:
+        return columns.image if columns.image in suffixes else None
     return next((suffix for suffix in suffixes if suffix in IMAGE_SUFFIXES), None)
 
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from corruptkit.errors import DatasetError
 from corruptkit.formats.conditions import Columns
+from corruptkit.formats.layout import Layout, Shard, Spot
 from corruptkit.formats.webdataset import (
     IMAGE_SUFFIXES,
-    Layout,
     member_at,
     open_shard,
     patch_shard,
-    read_sample,
+    read_row,
+    read_rows,
     read_samples,
     sample_row,
     scan_shard,
@@ -31,6 +32,12 @@ from tests.corruptkit.shards import make_rows, write_shards, write_tar
 from tests.corruptkit.strategies import examples
 
 USUAL = Layout()
+
+
+def at(shard: Path, layout: Layout = USUAL) -> Shard:
+    return Shard(shard, shard.parent, layout)
+
+
 FORMS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 PLAIN = [("png", b"x"), ("txt", b"a cat"), ("cls", b"3"), ("json", b'{"caption": "a cat", "label": 3}')]
 
@@ -41,12 +48,12 @@ def pack_sample(folder: Path, members: Sequence[tuple[str, bytes]], name: str = 
 
 
 def keys_of(shard: Path, rule: str = "sample") -> list[str]:
-    return scan_shard(shard, Layout(rule))[0]["key"].to_pylist()
+    return scan_shard(at(shard, Layout(rule))).table["key"].to_pylist()
 
 
 def refusal_of(shard: Path, layout: Layout = USUAL) -> str:
     with pytest.raises(DatasetError) as caught:
-        scan_shard(shard, layout)
+        scan_shard(at(shard, layout))
     text = str(caught.value)
     assert text.startswith(f"{shard}, ")
     assert text.count("; ") >= 1, "it says what to do"
@@ -119,7 +126,7 @@ def test_samples_are_those_of_webdataset(tmp_path: Path, samples: list, extra: l
         {name: value for name, value in sample.items() if name not in ("__url__", "__local_path__")}
         for sample in wds.WebDataset(str(shard), shardshuffle=False, empty_check=False)
     ]
-    assert [sample for _, sample in read_samples(shard, USUAL, {})] == theirs
+    assert [sample for _, sample in read_samples(at(shard), {})] == theirs
     assert keys_of(shard) == [sample["__key__"] for sample in theirs]
 
 
@@ -127,17 +134,13 @@ def test_samples_are_those_of_webdataset(tmp_path: Path, samples: list, extra: l
 def test_sample_is_cut_out_by_its_bytes(tmp_path: Path, form: int) -> None:
     rows = [row._replace(key=f"{'ééééééé/' * n}{row.key}") for n, row in enumerate(make_rows(5))]
     shard = next(write_shards(tmp_path, rows, shards=1, form=form).glob("*.tar"))
-    table, _, _ = scan_shard(shard, USUAL)
-    everyone = [sample for _, sample in read_samples(shard, USUAL, {})]
-    descriptor = os.open(shard, os.O_RDONLY)
-    try:
-        for number in (4, 0, 2):
-            place, length = table["offset"][number].as_py(), table["length"][number].as_py()
-            assert read_sample(descriptor, shard, USUAL, place, length, None) == everyone[number]
-        with pytest.raises(DatasetError, match=r"no sample at byte .*the source has changed: plan again"):
-            read_sample(descriptor, shard, USUAL, shard.stat().st_size - 1024, 1024, None)
-    finally:
-        os.close(descriptor)
+    table = scan_shard(at(shard)).table
+    everyone = [row for _, row in read_rows(at(shard), {})]
+    for number in (4, 0, 2):
+        place, length = table["offset"][number].as_py(), table["length"][number].as_py()
+        assert read_row(at(shard), Spot(number, place, length, number), None) == everyone[number]
+    with pytest.raises(DatasetError, match=r"no sample at byte .*the source has changed: plan again"):
+        read_row(at(shard), Spot(0, shard.stat().st_size - 1024, 1024, 0), None)
     assert table["position"].to_pylist() == [0, 1, 2, 3, 4]
 
 
@@ -150,7 +153,7 @@ def test_rows_have_conditions_as_they_stand(tmp_path: Path) -> None:
         ("c.txt", b"\xef\xbb\xbfx\n"),
         ("d.json", b'{"label": "5"}'),
     ]
-    table, _, _ = scan_shard(write_tar(tmp_path / "a.tar", members), USUAL)
+    table = scan_shard(at(write_tar(tmp_path / "a.tar", members))).table
     assert table["label"].to_pylist() == [-1, -1, 7, 5]
     assert table["caption"].to_pylist() == [None, "", "\ufeffx\n", None]
 
@@ -161,7 +164,7 @@ def test_digest_covers_headers_and_conditions_and_no_image(tmp_path: Path) -> No
         shard = write_tar(
             tmp_path / "a.tar", [(changes.get(name, name), changes.get(name.replace(".", "_"), value)) for name, value in members.items()]
         )
-        return scan_shard(shard, USUAL)[1]
+        return scan_shard(at(shard)).digest
 
     assert digest_of() == digest_of() == digest_of(a_png=b"IMAGE")
     assert len({digest_of(), digest_of(a_png=b"longer image"), digest_of(a_txt=b"a dog"), digest_of(a_cls=b"2")}) == 4
@@ -197,7 +200,7 @@ def test_condition_of_ten_gigabytes_is_refused_unread(tmp_path: Path, monkeypatc
     whole = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, length, place: lengths.append(length) or whole(descriptor, length, place))
     assert "10737418240 bytes, expected at most 16 MiB of text or JSON" in refusal_of(shard)
-    assert scan_shard(sparse_shard(tmp_path, "png"), USUAL)[0]["key"].to_pylist() == ["s"]
+    assert scan_shard(at(sparse_shard(tmp_path, "png"))).table["key"].to_pylist() == ["s"]
     assert max(lengths) <= 1 << 20
 
 
@@ -293,7 +296,7 @@ def test_stated_columns_take_the_place_of_the_usual() -> None:
 
 
 def patch_all(shard: Path, edits: dict, below: dict | None = None) -> list:
-    return list(patch_shard(shard, USUAL, edits, below))
+    return list(patch_shard(at(shard), edits, below))
 
 
 def apply_patches(shard: Path, patches: list) -> bytes:
@@ -310,7 +313,7 @@ def test_patches_replace_the_members_that_hold_a_field(tmp_path: Path) -> None:
     after = tmp_path / "after.tar"
     after.write_bytes(apply_patches(shard, patches))
     expected = dict(PLAIN) | {"txt": b"another cat", "cls": b"12", "json": b'{"caption": "another cat", "label": 12}'}
-    assert [sample for _, sample in read_samples(after, USUAL, {})] == [{"__key__": "s"} | expected]
+    assert [sample for _, sample in read_samples(at(after), {})] == [{"__key__": "s"} | expected]
     data = shard.read_bytes()
     assert [patch.original for patch in patches] == [data[patch.start : patch.end] for patch in patches]
     assert patch_all(shard, {}) == []
@@ -324,7 +327,7 @@ def test_overlay_below_is_the_source(tmp_path: Path) -> None:
     assert [(patch.name, patch.original is None) for patch in patches] == [("s.txt", False), ("s.cls", True), ("s.json", False)]
     after = tmp_path / "after.tar"
     after.write_bytes(apply_patches(shard, patches))
-    ((_, sample),) = read_samples(after, USUAL, {})
+    ((_, sample),) = read_samples(at(after), {})
     assert (sample["txt"], sample["cls"], sample["json"]) == (b"a fish", b"4", b'{"caption": "a fish", "label": 4}')
     assert b"a dog" in patches[0].original
 
@@ -350,7 +353,7 @@ def test_json_that_is_no_object_is_left_alone(tmp_path: Path, content: bytes) ->
     shard = pack_sample(tmp_path, [*PLAIN[:3], ("json", content)])
     edit = {"s": {"caption": ("a cat", "a dog")}}
     assert [patch.name for patch in patch_all(shard, edit)] == ["s.txt"]
-    ((_, sample),) = read_samples(shard, USUAL, edit)
+    ((_, sample),) = read_samples(at(shard), edit)
     assert (sample["txt"], sample["json"]) == (b"a dog", content)
 
 
@@ -358,7 +361,7 @@ def test_broken_json_beside_both_conditions_is_no_traceback(tmp_path: Path) -> N
     """It may hide the clean caption, so it may be refused, but in words."""
     shard = pack_sample(tmp_path, [*PLAIN[:3], ("json", b'{"caption": "a cat",}')])
     edit = {"s": {"caption": ("a cat", "a dog")}}
-    for read in (lambda: patch_all(shard, edit), lambda: list(read_samples(shard, USUAL, edit))):
+    for read in (lambda: patch_all(shard, edit), lambda: list(read_samples(at(shard), edit))):
         try:
             read()
         except DatasetError as error:
@@ -376,5 +379,5 @@ def test_byte_belongs_to_a_member(tmp_path: Path) -> None:
 
 def test_label_beyond_64_bits_is_refused(tmp_path: Path) -> None:
     refusal_of(pack_sample(tmp_path, [("cls", b"9" * 19)]))
-    table, _, _ = scan_shard(pack_sample(tmp_path, [("cls", b"9" * 18)], "b.tar"), USUAL)
+    table = scan_shard(at(pack_sample(tmp_path, [("cls", b"9" * 18)], "b.tar"))).table
     assert table["label"].combine_chunks() == pa.array([10**18 - 1])

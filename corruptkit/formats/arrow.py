@@ -1,0 +1,143 @@
+"""Arrow shards, as `datasets.Dataset.save_to_disk` writes them: IPC streams, mapped into memory, with state.json beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from corruptkit.errors import DatasetError, Problem
+from corruptkit.formats.conditions import RowEdit
+from corruptkit.formats.layout import Row, Scan, Shard, Spot
+from corruptkit.formats.table import default_rule, edited_tables, find_fields, has_path, row_of, scan_tables, standard_tables, table_rows
+
+_FILE_MAGIC = b"ARROW1"  # an IPC file, where others write streams
+
+
+@contextmanager
+def _explain(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
+        raise DatasetError(Problem(str(file), found, "a whole Arrow IPC file", "fetch or write the shard anew")) from None
+
+
+@lru_cache(maxsize=256)
+def _map_table(file: Path, mtime_ns: int) -> pa.Table:  # noqa: ARG001 - a changed file is another one
+    """A shard as a table whose columns lie in the mapped file."""
+    with _explain(file):
+        mapped = pa.memory_map(str(file))
+        if mapped.read(len(_FILE_MAGIC)) == _FILE_MAGIC:
+            return pa.ipc.open_file(mapped).read_all()
+        mapped.seek(0)
+        return pa.ipc.open_stream(mapped).read_all()
+
+
+def _table(shard: Shard) -> pa.Table:
+    with _explain(shard.file):
+        return _map_table(shard.file, shard.file.stat().st_mtime_ns)
+
+
+def _pieces(table: pa.Table) -> Iterator[pa.Table]:
+    return (pa.Table.from_batches([batch]) for batch in table.to_batches())
+
+
+def read_schema(file: Path) -> pa.Schema:
+    """The Arrow schema of a shard, with its metadata."""
+    with _explain(file):
+        return _map_table(file, file.stat().st_mtime_ns).schema
+
+
+def find_rule(file: Path) -> str:
+    """The key rule of a source that states none."""
+    with _explain(file):
+        table = _map_table(file, file.stat().st_mtime_ns)
+    image = next((name for name in table.column_names if has_path(table.schema, name)), "")
+    paths = bool(image) and len(table) > 0 and (table[image][0].as_py() or {}).get("path") is not None
+    return default_rule(table.schema, paths=paths)
+
+
+def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
+    """A shard's rows of the index; pages of images are never touched."""
+    table = _table(shard)
+    fields = find_fields(table.schema, shard.layout, str(shard.file))
+    return scan_tables(_pieces(table), fields, shard, table.schema, exclude=exclude)
+
+
+def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -> Iterator[tuple[pa.Array, pa.Table]]:
+    """The rows of a shard in pieces, edits applied, with the paths of their images."""
+    table = _table(shard)
+    fields = find_fields(table.schema, shard.layout, str(shard.file))
+    for paths, piece in standard_tables(_pieces(table), fields, shard, edits):
+        yield paths, piece.select(schema.names).cast(schema)
+
+
+def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
+    """Every row of a shard, edits applied, with its image's name."""
+    table = _table(shard)
+    fields = find_fields(table.schema, shard.layout, str(shard.file))
+    for paths, piece in standard_tables(_pieces(table), fields, shard, edits):
+        yield from table_rows(paths, piece)
+
+
+def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
+    """One row by its place."""
+    return row_of(_table(shard).slice(spot.position, 1), shard, edit, spot.number)
+
+
+def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:
+    """The types of the other columns."""
+    schema = _table(shard).schema
+    return {name: schema.field(name).type for name in others}
+
+
+def rewrite_shard(shard: Shard, edits: Mapping[str, RowEdit], out: BinaryIO) -> None:
+    """Write a shard with edits applied: the same batches, columns, types and metadata."""
+    table = _table(shard)
+    fields = find_fields(table.schema, shard.layout, str(shard.file))
+    write_tables(edited_tables(_pieces(table), fields, shard, edits), table.schema, out)
+
+
+def write_tables(tables: Iterator[pa.Table], schema: pa.Schema, out: BinaryIO) -> None:
+    """Write tables as an IPC stream, a batch each."""
+    with pa.ipc.new_stream(out, schema) as writer:
+        for table in tables:
+            # A slice keeps the buffers of the whole: what is written must be a piece by itself.
+            writer.write_table(table.combine_chunks() if table.num_rows else table)
+
+
+def read_state(folder: Path) -> tuple[str, list[str]]:
+    """The split that a folder of save_to_disk states, "" where it states none, and the names of its shards in order."""
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_bytes())
+        names = [entry["filename"] for entry in state["_data_files"]]
+        split = state.get("_split") or ""
+        if not all(isinstance(name, str) for name in [split, *names]) or any("/" in name or name.startswith(".") for name in names):
+            raise ValueError
+    except FileNotFoundError:
+        return "", []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        found, expected = "it does not list the shards of this folder", "what datasets' save_to_disk writes"
+        raise DatasetError(Problem(str(path), found, expected, "mend it or remove it")) from None
+    return split, names
+
+
+def describe_state(names: Sequence[str], split: str, mark: str) -> bytes:
+    """A state.json. `mark` stands for the content: `datasets` keeps what it computes under it, which no two variants may share."""
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": mark,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": split,
+    }
+    return json.dumps(state, indent=2, sort_keys=True).encode()

@@ -1,0 +1,254 @@
+"""Folders of images, read only: a folder a class, or a metadata file that lists images with their captions, as `datasets` reads them.
+
+A shard is a folder of a class, or a metadata file. Where there are metadata files, they alone say what the rows are, and
+folders are no classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from xxhash import xxh3_64
+
+from corruptkit.errors import DatasetError, Problem
+from corruptkit.formats.conditions import Columns, FieldName, RowEdit
+from corruptkit.formats.keys import Place, check_key, make_keyer, strip_suffix
+from corruptkit.formats.layout import SCANNED, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
+from corruptkit.formats.webdataset import IMAGE_SUFFIXES
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_USUAL = {"label": ("label",), "caption": ("caption", "text")}
+
+
+class _File(NamedTuple):
+    """An image, its path below the root, and the other columns that a metadata file gives it."""
+
+    path: str
+    columns: Mapping[str, Any]
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image that a row can be."""
+    return not name.startswith(".") and name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
+
+
+def find_folders(root: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The shards below a root, and the names of the classes: ascending bytes, numbered from 0."""
+    metadata = sorted(path for name in METADATA for path in root.rglob(name) if path.is_file())
+    if metadata:
+        return metadata, ()
+    folders = [entry for entry in sorted(root.iterdir(), key=lambda p: os.fsencode(p.name)) if entry.is_dir() and entry.name[0] != "."]
+    loose = any(is_image(entry.name) for entry in root.iterdir() if entry.is_file())
+    return ([root] if loose else []) + folders, tuple(folder.name for folder in folders)
+
+
+def _list_files(shard: Shard) -> list[_File]:
+    return _list_images(shard.file, shard.root, shard.file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2048)
+def _list_images(file: Path, root: Path, mtime_ns: int) -> list[_File]:  # noqa: ARG001 - a changed folder is another one
+    if file.name in METADATA:
+        return [_named_file(file, root, line, row) for line, row in enumerate(_read_metadata(file), 1)]
+    walk = os.walk(file) if file != root else [next(os.walk(file))]
+    paths = [Path(folder, name) for folder, _, names in walk for name in names if is_image(name)]
+    return [_File(path, {}) for path in sorted((path.relative_to(root).as_posix() for path in paths), key=os.fsencode)]
+
+
+def _read_metadata(file: Path) -> list[dict[str, Any]]:
+    try:
+        if file.suffix == ".csv":
+            reader = csv.DictReader(io.StringIO(file.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+            rows = list(reader)
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError("a row with more or fewer cells than the header")
+            return [{name: cell for name, cell in row.items() if cell != "" or name != "label"} for row in rows]
+        if file.suffix == ".jsonl":
+            return [_load_line(number, line) for number, line in enumerate(file.read_bytes().split(b"\n"), 1) if line.strip()]
+        with file.open("rb") as content:
+            rows = pq.ParquetFile(content, pre_buffer=False).read(use_threads=False).to_pylist()
+            return [{name: cell for name, cell in row.items() if cell is not None} for row in rows]
+    except (OSError, ValueError, csv.Error, RecursionError, pa.ArrowException) as error:
+        found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
+        raise DatasetError(Problem(str(file), found, "a row an image, with its file_name", "mend the file")) from None
+
+
+def _load_line(number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is no JSON object")
+    return {name: cell for name, cell in row.items() if cell is not None}
+
+
+def _named_file(file: Path, root: Path, line: int, row: dict[str, Any]) -> _File:
+    """The image that a row of a metadata file names, which must lie below it."""
+    name = row.pop("file_name", None)
+    where, do = f"row {line}", "mend the metadata file"
+    if not isinstance(name, str) or not name:
+        raise DatasetError(Problem(str(file), "no file_name", "the path of an image in every row", do, key=where))
+    parts = PurePosixPath(name).parts
+    if "://" in name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise DatasetError(Problem(str(file), f"the path {name!r:.80}", "a path below the metadata file", do, key=where))
+    path = file.parent.joinpath(*parts)
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise DatasetError(Problem(str(file), f"{name!r:.80} leads out of the folder", "an image below it", do, key=where))
+    if not path.is_file():
+        raise DatasetError(Problem(str(file), f"no file {name!r:.80}", "an image that is there", do, key=where))
+    return _File(path.relative_to(root).as_posix(), row)
+
+
+def find_rule(file: Path) -> str:  # noqa: ARG001 - the signature of every format
+    """Images are named by their paths."""
+    return "path"
+
+
+def _name_of(field: FieldName, columns: Columns, row: Mapping[str, Any]) -> str:
+    named = columns.label if field == "label" else columns.caption
+    return named or next((name for name in _USUAL[field] if name in row), "")
+
+
+def _key(shard: Shard, found: _File, ordinal: int) -> str:
+    rule = shard.layout.key_rule
+    if rule.startswith("column:"):
+        value = found.columns.get(rule.removeprefix("column:"))
+        if type(value) not in (str, int):
+            name = rule.removeprefix("column:")
+            raise DatasetError(Problem(str(shard.file), f"no text or integer '{name}'", "a key in every row", "mend --key", key=found.path))
+        key = str(value)
+    else:
+        key = make_keyer(rule)(Place(strip_suffix(found.path), shard.file.name, ordinal)) or ""
+    return check_key(key, str(shard.file))
+
+
+def _conditions(shard: Shard, found: _File, key: str) -> dict[FieldName, str]:
+    """Label and caption of an image: from its row of a metadata file, else the class that its folder is."""
+    columns, values = shard.layout.columns, dict[FieldName, str]()
+    for field in ("label", "caption"):
+        name = _name_of(field, columns, found.columns)
+        if name in found.columns:
+            values[field] = _read_value(shard, field, found.columns[name], key)
+    if shard.layout.class_names and "/" in found.path:
+        values["label"] = str(shard.layout.class_names.index(found.path.partition("/")[0]))
+    for field in shard.layout.needed:
+        if field not in values:
+            raise missing_field(shard, field, key)
+    return values
+
+
+def _read_value(shard: Shard, field: str, value: Any, key: str) -> str:
+    text = str(value)
+    if field == "caption":
+        if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
+            raise DatasetError(Problem(str(shard.file), f"the caption {value!r:.60}", "text", "mend the metadata file", key=key))
+    elif isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 18):
+        expected = "a label as a non-negative integer"
+        raise DatasetError(Problem(str(shard.file), f"the label {value!r:.60}", expected, "mend the metadata file", key=key))
+    return text if field == "caption" else str(int(text))
+
+
+def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
+    """A folder's rows of the index; `length` is the size of the image. No image is opened."""
+    rejects, digest, rows = Rejects(exclude=exclude), xxh3_64(), list[tuple[Any, ...]]()
+    others, images = dict[str, None](), set[str]()
+    for position, found in enumerate(_list_files(shard)):
+        if position in shard.skip:
+            continue
+        try:
+            key = _key(shard, found, shard.first_row + len(rows))
+            values = _conditions(shard, found, key)
+        except DatasetError as error:
+            rejects(position, error)
+            continue
+        size = (shard.root / found.path).stat().st_size
+        rows.append((key, position, 0, size, int(values.get("label", -1)), values.get("caption")))
+        digest.update(f"{found.path}\0{values}".encode())
+        others |= dict.fromkeys(_other_columns(shard, found))
+        images.add(found.path.rpartition(".")[2].lower())
+    columns = zip(*rows, strict=True) if rows else [()] * len(SCANNED)
+    table = pa.table([pa.array(column, kind) for column, kind in zip(columns, SCANNED.types, strict=True)], schema=SCANNED)
+    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)))
+
+
+def _other_columns(shard: Shard, found: _File) -> list[str]:
+    used = {_name_of(field, shard.layout.columns, found.columns) for field in ("label", "caption")}
+    return [name for name in found.columns if name not in {*used, "key", "image", "label", "caption"}]
+
+
+def _load_row(shard: Shard, found: _File, ordinal: int, edits: Mapping[str, RowEdit]) -> tuple[str, Row]:
+    key = _key(shard, found, ordinal)
+    values = _conditions(shard, found, key)
+    for field, (old, new) in edits.get(key, {}).items():
+        if values.get(field) != old:
+            raise changed_source(shard.file, key, f"the {field} {values.get(field)!r:.80}", f"{old!r:.80}")
+        values[field] = new
+    try:
+        row: Row = {"key": key, "image": (shard.root / found.path).read_bytes()}
+    except OSError as error:
+        raise DatasetError(Problem(str(shard.root / found.path), f"cannot be read: {error.strerror}", do="mend it", key=key)) from None
+    row |= {field: int(value) if field == "label" else value for field, value in values.items()}
+    return found.path, row | {name: found.columns[name] for name in _other_columns(shard, found)}
+
+
+def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
+    """Every row of a shard, edits applied, with its image's path."""
+    left, number = set(edits), shard.first_row
+    for position, found in enumerate(_list_files(shard)):
+        if position not in shard.skip:
+            path, row = _load_row(shard, found, number, edits)
+            left.discard(row["key"])
+            number += 1
+            yield path, row
+    if left:
+        raise changed_source(shard.file, min(left), "the image is not there")
+
+
+def read_spot(shard: Shard, spot: Spot, edit: RowEdit | None) -> tuple[str, Row]:
+    """One row by its place, with its image's path."""
+    files = _list_files(shard)
+    if spot.position >= len(files):
+        raise changed_source(shard.file, "", f"{len(files)} images")
+    found = files[spot.position]
+    return _load_row(shard, found, spot.number, {} if edit is None else {_key(shard, found, spot.number): edit})
+
+
+def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
+    """One row by its place."""
+    return read_spot(shard, spot, edit)[1]
+
+
+def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -> Iterator[tuple[pa.Array, pa.Table]]:
+    """The same rows in pieces, as tables of a schema, with their images' names."""
+    return pack_rows(read_rows(shard, edits), schema)
+
+
+def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:
+    """The types of the other columns of a metadata file; text where they are mixed."""
+    rows = [found.columns for found in _list_files(shard)]
+    types = {}
+    for name in others:
+        try:
+            types[name] = pa.array([row.get(name) for row in rows]).type
+        except (pa.ArrowException, TypeError):
+            found, do = f"the column '{name}' holds values of several types", "mend the metadata file, or remove the column"
+            raise DatasetError(Problem(str(shard.file), found, "one type", do)) from None
+    return types
+
+
+def key_at(shard: Shard, spot: Spot) -> str:
+    """The key of a row by its place."""
+    files = _list_files(shard)
+    if spot.position >= len(files):
+        raise changed_source(shard.file, "", f"{len(files)} images")
+    return _key(shard, files[spot.position], spot.number)

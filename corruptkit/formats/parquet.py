@@ -1,0 +1,169 @@
+"""Parquet shards, as the Hub holds them: read by row groups, and written with a page index and content-defined chunks.
+
+Only the columns of conditions are read for an index. A variant of a Parquet source keeps its row groups, columns, types and
+metadata; the other columns are written anew with the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corruptkit.errors import DatasetError, Problem
+from corruptkit.formats.conditions import RowEdit
+from corruptkit.formats.layout import Row, Scan, Shard, Spot
+from corruptkit.formats.table import default_rule, edited_tables, find_fields, row_of, scan_tables, standard_tables, table_rows
+
+_PIECE = 1024  # rows read at a time
+_BUFFER = 4 << 20
+# As `datasets` writes them, so that a chunk store finds what stays; bytes.
+_CHUNKS = {"min_chunk_size": 256 << 10, "max_chunk_size": 1 << 20, "norm_level": 0}
+
+
+@contextmanager
+def _open_file(file: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; what pyarrow says of a broken one in one line."""
+    try:
+        with file.open("rb") as content:
+            # No threads that read ahead: they can outlive the interpreter and abort it at exit.
+            yield pq.ParquetFile(content, pre_buffer=False, buffer_size=_BUFFER)
+    except (OSError, pa.ArrowException) as error:
+        found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
+        raise DatasetError(Problem(str(file), found, "a whole Parquet file", "fetch or write the shard anew")) from None
+
+
+def read_schema(file: Path) -> pa.Schema:
+    """The Arrow schema of a shard, with its metadata."""
+    with _open_file(file) as parquet:
+        return parquet.schema_arrow
+
+
+def find_rule(file: Path) -> str:
+    """The key rule of a source that states none."""
+    with _open_file(file) as parquet:
+        flat = next((c.path for c in map(parquet.schema.column, range(len(parquet.schema))) if c.path.endswith(".path")), "")
+        table = _first_rows(parquet, flat) if flat else None
+    paths = table is not None and len(table) > 0 and table.flatten().column(0)[0].as_py() is not None
+    return default_rule(parquet.schema_arrow, paths=paths)
+
+
+def _first_rows(parquet: pq.ParquetFile, column: str) -> pa.Table | None:
+    return next((pa.Table.from_batches([b]) for b in parquet.iter_batches(1, columns=[column], use_threads=False)), None)
+
+
+def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
+    """A shard's rows of the index, from its columns of keys and conditions."""
+    with _open_file(shard.file) as parquet:
+        schema = parquet.schema_arrow
+        fields = find_fields(schema, shard.layout, str(shard.file))
+        wanted = fields.needed(schema)
+        if wanted:
+            batches = parquet.iter_batches(1 << 17, columns=wanted, use_threads=False)
+            pieces: Iterator[pa.Table] = (pa.Table.from_batches([batch]) for batch in batches)
+        else:  # the order alone names the rows
+            pieces = iter([pa.table({"": pa.nulls(parquet.metadata.num_rows)})])
+        return scan_tables(pieces, fields, shard, schema, exclude=exclude)
+
+
+def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -> Iterator[tuple[pa.Array, pa.Table]]:
+    """The rows of a shard in pieces, edits applied, with the paths of their images."""
+    with _open_file(shard.file) as parquet:
+        fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
+        pieces = (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(_PIECE, use_threads=False))
+        for paths, table in standard_tables(pieces, fields, shard, edits):
+            yield paths, table.select(schema.names).cast(schema)
+
+
+def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
+    """Every row of a shard, edits applied, with its image's name."""
+    with _open_file(shard.file) as parquet:
+        fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
+        pieces = (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(_PIECE, use_threads=False))
+        for paths, table in standard_tables(pieces, fields, shard, edits):
+            yield from table_rows(paths, table)
+
+
+def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
+    """One row by its place: its row group is read, and kept for the next row."""
+    stat = shard.file.stat()
+    group, start = 0, 0
+    for rows in _group_rows(shard.file, stat.st_mtime_ns):
+        if spot.position < start + rows:
+            break
+        group, start = group + 1, start + rows
+    table = _read_group(shard.file, group, stat.st_mtime_ns).slice(spot.position - start, 1)
+    return row_of(table, shard, edit, spot.number)
+
+
+@lru_cache(maxsize=1024)
+def _group_rows(file: Path, mtime_ns: int) -> list[int]:  # noqa: ARG001 - a changed file is another one
+    with _open_file(file) as parquet:
+        return [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+
+
+@lru_cache(maxsize=2)
+def _read_group(file: Path, group: int, mtime_ns: int) -> pa.Table:  # noqa: ARG001 - the same
+    with _open_file(file) as parquet:
+        return parquet.read_row_group(group, use_threads=False)
+
+
+def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:
+    """The types of the other columns."""
+    schema = read_schema(shard.file)
+    return {name: schema.field(name).type for name in others}
+
+
+def rewrite_shard(shard: Shard, edits: Mapping[str, RowEdit], out: BinaryIO) -> None:
+    """Write a shard with edits applied: the same row groups, columns, types and metadata, compressed as they were."""
+    with _open_file(shard.file) as parquet:
+        fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
+        groups = (parquet.read_row_group(number, use_threads=False) for number in range(parquet.num_row_groups))
+        with pq.ParquetWriter(out, parquet.schema_arrow, **_same_options(parquet)) as writer:
+            for table in edited_tables(groups, fields, shard, edits):
+                writer.write_table(table, row_group_size=max(len(table), 1))
+
+
+def _same_options(parquet: pq.ParquetFile) -> dict[str, Any]:
+    """The options under which a file's columns were written."""
+    if not parquet.num_row_groups:
+        return _options({}, [])
+    group = parquet.metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    names = {column.path_in_schema: "none" if column.compression == "UNCOMPRESSED" else column.compression.lower() for column in columns}
+    return _options(names, [column.path_in_schema for column in columns if column.has_dictionary_page])
+
+
+def _options(compression: dict[str, str], dictionaries: list[str]) -> dict[str, Any]:
+    return {
+        "compression": compression or "zstd",
+        "use_dictionary": dictionaries or False,
+        "write_page_index": True,
+        "use_content_defined_chunking": _CHUNKS,
+    }
+
+
+def write_tables(tables: Iterator[pa.Table], schema: pa.Schema, out: BinaryIO) -> None:
+    """Write tables, a row group each: images as they are, everything else compressed."""
+    leaves = [leaf for field in schema for leaf in _leaves(field)]
+    compression = {path: "none" if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else "zstd" for path, kind in leaves}
+    with pq.ParquetWriter(out, schema, **_options(compression, ["label"] if "label" in schema.names else [])) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=max(len(table), 1))
+
+
+def _leaves(field: pa.Field, before: str = "") -> Iterator[tuple[str, pa.DataType]]:
+    """Each column of a file that an Arrow field becomes, by path."""
+    path = f"{before}{field.name}"
+    if pa.types.is_struct(field.type):
+        for child in field.type:
+            yield from _leaves(child, f"{path}.")
+    elif pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+        yield from _leaves(pa.field("element", field.type.value_type), f"{path}.list.")
+    else:
+        yield path, field.type

@@ -1,0 +1,372 @@
+"""Rows as Arrow tables, whatever file they lie in: find key, image, label and caption, and put other conditions in their place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from xxhash import xxh3_64
+
+from corruptkit.errors import DatasetError, Problem
+from corruptkit.formats.conditions import FIELDS, FieldName, RowEdit, rewrite_member
+from corruptkit.formats.keys import Place, key_fault, make_keyer, strip_suffix
+from corruptkit.formats.layout import SCANNED, Layout, Rejects, Row, Scan, Shard, changed_source, missing_field
+
+# Where a column is not named by a flag, the first of these that there is.
+_USUAL = {"image": ("image", "jpg", "png", "webp"), "label": ("label", "cls"), "caption": ("caption", "text", "txt")}
+_TEXTS = (pa.string(), pa.large_string())
+_FAULT = r"^$|[\x00-\x1f\x{7f}-\x{9f}]|^/|(^|/)\.\.(/|$)"
+_FIELDS = ("key", "image", "label", "caption")
+
+
+class Fields(NamedTuple):
+    """Which column of a schema holds what, "" where none does; `key` names a column, or the path of the image is the key's source."""
+
+    key: str
+    image: str
+    label: str
+    caption: str
+    others: tuple[str, ...]
+
+    def needed(self, schema: pa.Schema) -> list[str]:
+        """The columns that an index is made of: an image's path without its bytes."""
+        path = [f"{self.image}.path"] if not self.key and has_path(schema, self.image) else []
+        return [name for name in (self.key, self.label, self.caption) if name] + path
+
+
+def default_rule(schema: pa.Schema, *, paths: bool) -> str:
+    """The key rule of a table that nobody states: a column of keys, else the paths of its images, else nothing but the order."""
+    named = next((name for name in ("key", "__key__") if name in schema.names), "")
+    return f"column:{named}" if named else "path" if paths else "ordinal"
+
+
+def find_fields(schema: pa.Schema, layout: Layout, file: str) -> Fields:
+    """The columns that a layout names, or the usual ones. Raises DatasetError where one is absent or of an unfit type."""
+    key = "key" if layout.key_encoding == "column" else layout.key_rule.removeprefix("column:") if ":" in layout.key_rule else ""
+    key = "" if layout.key_rule.startswith("regex:") and layout.key_encoding != "column" else key
+    named = {"key": key, "image": layout.columns.image, "label": layout.columns.label, "caption": layout.columns.caption}
+    found = {}
+    for field, name in named.items():
+        if name and name not in schema.names:
+            do = f"name one of: {', '.join(schema.names[:12])}"
+            raise DatasetError(Problem(file, f"no column '{name}'", f"the column of the {field}s", do))
+        found[field] = name or next((usual for usual in _USUAL.get(field, ()) if usual in schema.names), "")
+    if not layout.columns.image and found["image"] and not _image_type(schema.field(found["image"]).type):
+        found["image"] = ""
+    if not found["image"] and not layout.columns.image:
+        found["image"] = next((f.name for f in schema if has_path(schema, f.name)), "")
+    for field in ("key", "label", "caption", "image"):
+        _check_type(schema, found[field], field, file)
+    others = tuple(name for name in schema.names if name not in found.values() and name not in _FIELDS)
+    return Fields(**found, others=others)
+
+
+def has_path(schema: pa.Schema, image: str) -> bool:
+    """Whether a column holds images as `datasets` writes them: bytes and a path."""
+    kind = schema.field(image).type if image else None
+    return kind is not None and pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
+
+
+def _image_type(kind: pa.DataType) -> bool:
+    names = {field.name for field in kind} if pa.types.is_struct(kind) else set()
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or "bytes" in names
+
+
+def _check_type(schema: pa.Schema, name: str, field: str, file: str) -> None:
+    if not name:
+        return
+    kind = schema.field(name).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    fits = {
+        "key": plain in _TEXTS or pa.types.is_integer(plain),
+        "label": pa.types.is_integer(plain),
+        "caption": plain in _TEXTS,
+        "image": _image_type(plain),
+    }[field]
+    if not fits:
+        expected = {"key": "text or integers", "label": "integers", "caption": "text", "image": "bytes, alone or with a path"}[field]
+        do = f"cast the column, or name another --{field}-column" if field != "key" else "mend the --key rule"
+        raise DatasetError(Problem(file, f"the column '{name}' is of type {kind}", expected, do))
+
+
+class Conditions(NamedTuple):
+    """What a piece of a table says of its rows; a key that cannot be is null, and `faults` says why by row."""
+
+    keys: pa.Array
+    labels: Any  # int64, -1: none
+    captions: pa.Array
+    faults: dict[int, DatasetError]
+
+
+def read_conditions(table: pa.Table, fields: Fields, shard: Shard, first: int) -> Conditions:
+    """Key, label and caption of each row of a piece; `first` is the number of its first row among the rows of the data set."""
+    faults: dict[int, DatasetError] = {}
+    captions = _read_captions(table, fields, shard, faults)
+    labels = _read_labels(table, fields, shard, faults)
+    keys = _read_keys(table, fields, shard, first, faults)
+    for field in shard.layout.needed:
+        lacks = labels < 0 if field == "label" else np.asarray(pc.is_null(captions))
+        for row in np.flatnonzero(lacks).tolist():
+            faults.setdefault(row, missing_field(shard, field, str(keys[row].as_py() or f"row {row}")))
+    return Conditions(keys, labels, captions, faults)
+
+
+def _bad(shard: Shard, found: str, expected: str, key: str = "") -> DatasetError:
+    return DatasetError(Problem(str(shard.file), found, expected, "mend the row, or leave such rows out with --bad exclude", key=key))
+
+
+def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _read_texts(column: pa.ChunkedArray, shard: Shard, what: str, faults: dict[int, DatasetError]) -> pa.Array:
+    """A column of text, checked to be UTF-8: nothing that wrote the file need have looked."""
+    texts = _one(column)
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = texts.view(pa.binary() if texts.type == pa.string() else pa.large_binary()).to_pylist()
+        sound = [_decode(row, value, shard, what, faults) for row, value in enumerate(raw)]
+        texts = pa.array(sound, pa.large_string())
+    return texts.cast(pa.large_string())
+
+
+def _decode(row: int, value: bytes | None, shard: Shard, what: str, faults: dict[int, DatasetError]) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError as error:
+        faults[row] = _bad(shard, f"a {what} that is not UTF-8 at byte {error.start}", "text in UTF-8", f"row {row}")
+        return None
+
+
+def _read_captions(table: pa.Table, fields: Fields, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
+    if not fields.caption:
+        return pa.nulls(len(table), pa.large_string())
+    return _read_texts(table[fields.caption], shard, "caption", faults)
+
+
+def _read_labels(table: pa.Table, fields: Fields, shard: Shard, faults: dict[int, DatasetError]) -> Any:
+    if not fields.label:
+        return np.full(len(table), -1, np.int64)
+    column = _one(table[fields.label])
+    try:
+        labels = pc.fill_null(column.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        raise _bad(shard, f"labels in '{fields.label}' above 2^63", "labels below the number of classes") from None
+    negative = (labels < 0) & np.asarray(pc.is_valid(column))
+    for row in np.flatnonzero(negative).tolist():
+        faults[row] = _bad(shard, f"the label {labels[row]}", "a label as a non-negative integer", f"row {row}")
+    return np.where(negative, -1, labels)
+
+
+def _read_keys(table: pa.Table, fields: Fields, shard: Shard, first: int, faults: dict[int, DatasetError]) -> pa.Array:
+    rule = shard.layout.key_rule
+    if fields.key:
+        column = table[fields.key]
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        keys = _one(column).cast(pa.large_string()) if pa.types.is_integer(kind) else _read_texts(column, shard, "key", faults)
+    elif rule == "ordinal":
+        keys = pa.array([f"row-{first + row:012d}" for row in range(len(table))], pa.large_string())
+    else:
+        keys = _path_keys(image_paths(table, fields), rule, shard, faults)
+    return _check_keys(keys, shard, faults)
+
+
+def image_paths(table: pa.Table, fields: Fields) -> pa.Array:
+    """The path of each row's image, null where there is none."""
+    kind = table.schema.field(fields.image).type if fields.image in table.column_names else None
+    if kind is None or not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return pa.nulls(len(table), pa.large_string())
+    return _one(pc.struct_field(table[fields.image], "path")).cast(pa.large_string())
+
+
+def _path_keys(paths: pa.Array, rule: str, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
+    keyer, keys = make_keyer(rule), list[str | None]()
+    for row, path in enumerate(paths.to_pylist()):
+        try:
+            keys.append(None if path is None else keyer(Place(strip_suffix(path), shard.name, 0)))
+        except DatasetError as error:
+            faults.setdefault(row, error)
+            keys.append(None)
+    return pa.array(keys, pa.large_string())
+
+
+def _check_keys(keys: pa.Array, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
+    wrong = pc.fill_null(pc.match_substring_regex(keys, _FAULT), True)
+    for row in np.flatnonzero(np.asarray(wrong)).tolist():
+        key = keys[row].as_py()
+        found = "no key" if key is None else key_fault(key)
+        faults.setdefault(row, _bad(shard, found, "a key as SPEC.md section 1 allows it", key or f"row {row}"))
+    return keys
+
+
+def scan_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, schema: pa.Schema, *, exclude: bool) -> Scan:
+    """A shard's rows of the index from the pieces of its table; lengths and offsets are 0."""
+    rejects, digest = Rejects(exclude=exclude), xxh3_64()
+    pieces, position = [SCANNED.empty_table()], 0
+    first = shard.first_row
+    for table in tables:
+        found = read_conditions(table, fields, shard, first)
+        for row, error in sorted(found.faults.items()):
+            if position + row not in shard.skip:
+                rejects(position + row, error)
+        places = np.arange(position, position + len(table))
+        zeros = np.zeros(len(table), np.int64)
+        columns = [found.keys, pa.array(places), pa.array(zeros), pa.array(zeros), pa.array(found.labels), found.captions]
+        out = {*found.faults, *(place - position for place in shard.skip)}
+        piece = pa.table(columns, schema=SCANNED)
+        pieces.append(piece.filter(pa.array([row not in out for row in range(len(table))])) if out else piece)
+        digest.update(_bytes_of(pieces[-1]))
+        position += len(table)
+        first += len(pieces[-1])
+    kinds = tuple(f"{name}: {schema.field(name).type}" for name in fields.others)
+    digest.update("\0".join(kinds).encode())
+    return Scan(pa.concat_tables(pieces), tuple(rejects.found), digest.hexdigest(), fields.others)
+
+
+def _bytes_of(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue()
+
+
+class Cursor:
+    """Walks the pieces of a shard's table and knows, of each, which of its rows are rows of the data set, and their keys."""
+
+    def __init__(self, fields: Fields, shard: Shard, edits: Mapping[str, RowEdit]) -> None:
+        self._fields, self._shard, self._edits = fields, shard, edits
+        self._position, self._first, self._left = 0, shard.first_row, set(edits)
+
+    def edit(self, table: pa.Table) -> tuple[pa.Table, pa.Array, Any]:
+        """The next piece with its edits applied, whole; the keys of its rows, and where they stand in it."""
+        kept = np.setdiff1d(np.arange(len(table)), [place - self._position for place in self._shard.skip])
+        rows = table if len(kept) == len(table) else table.take(pa.array(kept))
+        found = read_conditions(rows, self._fields, self._shard, self._first)
+        for error in found.faults.values():
+            raise error
+        self._position += len(table)
+        self._first += len(rows)
+        if self._edits:
+            edited = np.flatnonzero(np.asarray(pc.is_in(found.keys, value_set=pa.array(list(self._edits), pa.large_string()))))
+            by_row = {int(kept[row]): (key, self._edits[key]) for row in edited if (key := found.keys[row].as_py())}
+            self._left.difference_update(key for key, _ in by_row.values())
+            table = _edit_rows(table, by_row, self._fields, self._shard)
+        return table, found.keys, kept
+
+    def finish(self) -> None:
+        """Refuse edits whose rows were not there."""
+        if self._left:
+            raise changed_source(self._shard.file, min(self._left), "the row is not there")
+
+
+def _edit_rows(table: pa.Table, edits: Mapping[int, tuple[str, RowEdit]], fields: Fields, shard: Shard) -> pa.Table:
+    """A table with its edits (key and edit by row) applied; types, order and metadata stay.
+
+    Raises DatasetError where a row does not hold the old value, or the column's type does not hold the new one.
+    """
+    for field in FIELDS:
+        mine = {row: (key, edit[field]) for row, (key, edit) in edits.items() if field in edit}
+        if mine:
+            table = _replace_cells(table, fields.label if field == "label" else fields.caption, field, mine, shard)
+    if "json" in fields.others and pa.types.is_large_binary(table.schema.field("json").type):
+        cells = {row: table["json"][row].as_py() for row in edits}
+        columns = shard.layout.columns
+        table = _set_cells(
+            table, "json", {row: rewrite_member("json", cell, edits[row][1], columns) for row, cell in cells.items() if cell is not None}
+        )
+    return table
+
+
+def _replace_cells(
+    table: pa.Table, name: str, field: FieldName, edits: Mapping[int, tuple[str, tuple[str, str]]], shard: Shard
+) -> pa.Table:
+    for row, (key, (old, _)) in edits.items():
+        found = table[name][row].as_py() if name else None
+        if found is None or str(found) != old:
+            raise changed_source(shard.file, key, f"the {field} {found!r:.80}", f"{old!r:.80}")
+    new = {row: int(value) if field == "label" else value for row, (_, (_, value)) in edits.items()}
+    try:
+        return _set_cells(table, name, new)
+    except (pa.ArrowInvalid, OverflowError):
+        found, do = f"the column '{name}' of type {table.schema.field(name).type} cannot hold every class", "cast it to int64"
+        raise DatasetError(Problem(str(shard.file), found, do=do)) from None
+
+
+def _set_cells(table: pa.Table, name: str, values: Mapping[int, Any]) -> pa.Table:
+    """A table with some cells of one column replaced; the rest of the column is copied, not read."""
+    number = table.column_names.index(name)
+    kind = table.schema.field(number).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    take = np.arange(len(table))
+    take[list(values)] = len(table) + np.arange(len(values))
+    column = pa.chunked_array([_one(table[number]), pa.array(list(values.values()), plain)]).take(pa.array(take))
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_encode().cast(kind)
+    return table.set_column(number, table.schema.field(number), column)
+
+
+def standard_tables(
+    tables: Iterable[pa.Table], fields: Fields, shard: Shard, edits: Mapping[str, RowEdit]
+) -> Iterator[tuple[pa.Array, pa.Table]]:
+    """Pieces of a table as rows read: key, image, label, caption, others, edits applied; with the paths of the images."""
+    cursor = Cursor(fields, shard, edits)
+    for piece in tables:
+        table, keys, kept = cursor.edit(piece)
+        table = table if len(kept) == len(table) else table.take(pa.array(kept))
+        yield image_paths(table, fields), _standard_table(table, keys, fields)
+    cursor.finish()
+
+
+def edited_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[pa.Table]:
+    """Pieces of a table as they lie, edits applied."""
+    cursor = Cursor(fields, shard, edits)
+    for piece in tables:
+        yield cursor.edit(piece)[0]
+    cursor.finish()
+
+
+def row_of(table: pa.Table, shard: Shard, edit: RowEdit | None, number: int) -> Row:
+    """The row that a table of one row holds; it is row `number` of the data set."""
+    alone = shard._replace(skip=frozenset(), first_row=number)
+    fields = find_fields(table.schema, shard.layout, str(shard.file))
+    key = read_conditions(table, fields, alone, number).keys[0].as_py()
+    pieces = standard_tables([table], fields, alone, {} if edit is None else {key: edit})
+    return next(row for paths, rows in pieces for _, row in table_rows(paths, rows))
+
+
+def _standard_table(table: pa.Table, keys: pa.Array, fields: Fields) -> pa.Table:
+    columns = {"key": keys}
+    if fields.image:
+        column = table[fields.image]
+        column = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+        columns["image"] = column.cast(pa.large_binary())
+    if fields.label:
+        columns["label"] = table[fields.label].cast(pa.int64())
+    if fields.caption:
+        columns["caption"] = _one(table[fields.caption]).cast(pa.large_string())
+    return pa.table(columns | {name: table[name] for name in fields.others})
+
+
+def table_rows(paths: pa.Array, table: pa.Table) -> Iterator[tuple[str, Row]]:
+    """The rows of a standard table, each with its image's name; what is null has no field."""
+    names = table.column_names
+    for path, *values in zip(paths.to_pylist(), *(column.to_pylist() for column in table.columns), strict=True):
+        yield path or "", {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+    """The names of the classes that `datasets` keeps in a schema's metadata; none where there are none."""
+    name = label or next((usual for usual in _USUAL["label"] if usual in schema.names), "")
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(text, str) for text in names) else ()

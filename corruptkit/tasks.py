@@ -1,0 +1,340 @@
+"""One shard's task: what it needs, what it writes, and the record by which a later start knows that it is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from corruptkit.dataset import Dataset
+from corruptkit.digest import file_sha256
+from corruptkit.edits import map_edits
+from corruptkit.errors import DatasetError, Problem
+from corruptkit.files import Span, copy_patched, open_atomic, write_atomic
+from corruptkit.formats import FORMATS, arrow, imagefolder, parquet
+from corruptkit.formats.arrow import describe_state
+from corruptkit.formats.conditions import RowEdit, tells_old
+from corruptkit.formats.layout import KeyEncoding, Row, Shard, Spot, pack_rows
+from corruptkit.formats.members import write_rows
+from corruptkit.formats.sidecar import count_leftovers, rewrite_pair, sidecar_of
+from corruptkit.formats.webdataset import patch_shard
+from corruptkit.index import ShardStat
+from corruptkit.manifest import FOLDER, FileRecord, ShardRecord
+from corruptkit.target import PARTIAL
+
+Format = Literal["webdataset", "parquet", "arrow", "overlay"]
+_IMAGES_A_SHARD = 10_000  # of a folder of images, which has no shards of its own
+
+
+class ShardDone(BaseModel):
+    """What a shard's task leaves behind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant_id: str
+    source: tuple[ShardStat, ...]
+    shard: ShardRecord
+    sidecar: FileRecord | None = None
+    sidecar_rewritten: bool = False
+    leftovers: int = 0  # members and side-car rows that still tell an old caption
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that writing one shard needs: the shard, its slice of the plan, and where to."""
+
+    variant_id: str
+    source: Shard
+    stats: tuple[ShardStat, ...]  # of the shards that are read
+    size: int  # bytes to expect
+    rows: int
+    out: Path
+    name: str
+    format: Format
+    edits: dict[str, RowEdit]
+    below: dict[str, RowEdit]  # of an overlay as source
+    schema: pa.Schema | None = None  # of rows, where they are written in another format
+    image: str = ""  # the suffix of images in tars
+    class_names: tuple[str, ...] = ()
+    spots: tuple[tuple[Shard, Spot], ...] = ()  # of a folder of images: its rows
+
+
+def usual_format(dataset: Dataset) -> Format:
+    """The format of a variant unless one is stated: the source's own; an overlay of an overlay, tars of a folder of images."""
+    if dataset.edits is not None:
+        return "overlay"
+    return "webdataset" if dataset.layout.format == "imagefolder" else dataset.layout.format
+
+
+def output_encoding(dataset: Dataset, format: Format) -> KeyEncoding:
+    """How keys stand in the shards of a variant."""
+    if format in ("overlay", dataset.layout.format):
+        return dataset.layout.key_encoding
+    return "percent" if format == "webdataset" else "column"
+
+
+def flat_name(name: str) -> str:
+    """A shard's name as that of a file in one folder."""
+    return name.replace("/", "%2F")
+
+
+def folder_beside(dataset: Dataset) -> Path:
+    """Where licences and the like lie: beside the tars, and at the top of everything else."""
+    if dataset.layout.format == "webdataset" or not dataset.root.is_dir():
+        return dataset.shards[0].parent if dataset.shards else dataset.path
+    return dataset.root
+
+
+def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Format, variant_id: str) -> list[ShardTask]:
+    """The tasks that write a variant: one a shard of the source; 10,000 images each of a folder of images, in the order of hashes."""
+    if format == "overlay":
+        return []
+    index = dataset.index()
+    edits, keys, stats = map_edits(composed, index), index.column("key"), index.meta.shards
+    converts = format != dataset.layout.format
+    more: dict[str, Any] = {"class_names": dataset.layout.class_names}
+    if converts:
+        more |= {"schema": dataset.schema(), "image": dataset.image_suffix()}
+    if dataset.layout.format == "imagefolder":
+        return _image_tasks(dataset, composed, target, format, variant_id, more)
+    tasks, parts = [], dataset.shard_rows()
+    for number, ((shard, start, stop), stat) in enumerate(zip(parts, stats, strict=True)):
+        mine = {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)}
+        name = _output_name(format, dataset.split, number, len(parts)) if converts else stat.name
+        below = dataset.shard_edits(start, stop)
+        tasks.append(ShardTask(variant_id, shard, (stat,), stat.bytes, stat.rows, target, name, format, mine, below, **more))
+    return tasks
+
+
+def _image_tasks(
+    dataset: Dataset, composed: pa.Table, target: Path, format: Format, variant_id: str, more: dict[str, Any]
+) -> list[ShardTask]:
+    """Folders lie sorted by class: in the order of hashes, a loader that shuffles a little sees all classes."""
+    index = dataset.index()
+    edits, keys, below = map_edits(composed, index), index.column("key"), dataset.shard_edits(0, len(index))
+    order = np.lexsort((np.arange(len(index)), index.numbers("hash")))
+    count = max(-(-len(order) // _IMAGES_A_SHARD), 1)
+    tasks = []
+    columns = [index.numbers(name) for name in ("shard", "position", "offset", "length")]
+    for number in range(count):
+        rows = order[number * _IMAGES_A_SHARD : (number + 1) * _IMAGES_A_SHARD].tolist()
+        spots = []
+        for row in rows:
+            shard, position, offset, length = (int(column[row]) for column in columns)
+            spots.append((Shard(dataset.shards[shard], dataset.root, dataset.layout, row), Spot(position, offset, length, row)))
+        mine = {keys[row].as_py(): edit for row in rows if (edit := edits.of_row(row)) is not None}
+        under = {key: below[key] for row in rows if (key := keys[row].as_py()) in below}
+        size = int(columns[3][rows].sum()) + 4096
+        first = spots[0][0] if spots else Shard(dataset.root, dataset.root, dataset.layout)
+        name = _output_name(format, dataset.split, number, count)
+        tasks.append(
+            ShardTask(variant_id, first, index.meta.shards, size, len(rows), target, name, format, mine, under, spots=tuple(spots), **more)
+        )
+    return tasks
+
+
+def _output_name(format: Format, split: str, number: int, count: int) -> str:
+    """A shard's name where the source has none of the format: as the Hub names Parquet, and as save_to_disk names Arrow."""
+    if format == "parquet":
+        return f"data/{split}-{number:05d}-of-{count:05d}.parquet"
+    return f"data-{number:05d}-of-{count:05d}.arrow" if format == "arrow" else f"{split}-{number:05d}.tar"
+
+
+def write_shard(task: ShardTask) -> ShardDone:
+    """Write a shard, and what belongs to it, then the record that says so; a shard that has its record is left alone."""
+    done = read_done(task)
+    if done is not None:
+        return done
+    partial = task.out / FOLDER / PARTIAL
+    if task.format != task.source.layout.format:
+        done = _write_content(task, lambda out: _convert_shard(task, out))
+    elif task.format == "webdataset":
+        done = _patch_tar(task)
+    else:
+        rewrite = parquet.rewrite_shard if task.format == "parquet" else arrow.rewrite_shard
+        done = _write_content(task, lambda out: rewrite(task.source, join_edits(task.below, task.edits), out))
+    write_atomic(partial / f"{flat_name(task.name)}.json", done.model_dump_json().encode(), partial)
+    return done
+
+
+def _write_content(task: ShardTask, write: Any) -> ShardDone:
+    path, partial = task.out / task.name, task.out / FOLDER / PARTIAL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_atomic(path, partial) as out:
+        write(out)
+        for stat in task.stats:
+            _refuse_changed(task.source.root / stat.name, stat)
+    record = describe_file(task.out, task.name)
+    edits = sum(map(len, task.edits.values()))
+    shard = ShardRecord(name=task.name, rows=task.rows, bytes=record.bytes, sha256=record.sha256, edits=edits)
+    return ShardDone(variant_id=task.variant_id, source=task.stats, shard=shard)
+
+
+def join_edits(below: Mapping[str, RowEdit], own: Mapping[str, RowEdit]) -> dict[str, RowEdit]:
+    """Two layers of edits as one."""
+    joined = dict(below)
+    for key, edit in own.items():
+        under = below.get(key, {})
+        joined[key] = {**under, **{name: (under.get(name, (old, ""))[0], new) for name, (old, new) in edit.items()}}
+    return joined
+
+
+def _convert_shard(task: ShardTask, out: BinaryIO) -> None:
+    """Write the rows of a shard in another format."""
+    assert task.schema is not None, "a task that converts knows its rows"
+    edits, shard = join_edits(task.below, task.edits), task.source
+    rows = _image_rows(task, edits) if task.spots or shard.layout.format == "imagefolder" else None
+    read = FORMATS[shard.layout.format]
+    if task.format == "webdataset":
+        found = read.read_rows(shard, edits) if rows is None else rows
+        write_rows((row for _, row in found), task.image, str(shard.file), out)
+        return
+    tables = read.read_tables(shard, edits, task.schema) if rows is None else pack_rows(rows, task.schema)
+    schema = _stored_schema(task.schema, task.class_names)
+    stored = (_stored_table(names, table, schema) for names, table in tables)
+    (parquet if task.format == "parquet" else arrow).write_tables(stored, schema, out)
+
+
+def _image_rows(task: ShardTask, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
+    left = set(edits)
+    for shard, spot in task.spots:
+        key = imagefolder.key_at(shard, spot)
+        left.discard(key)
+        yield imagefolder.read_spot(shard, spot, edits.get(key))
+    if left:
+        raise DatasetError(Problem(str(task.source.root), f"no image of the key '{min(left)}'", do="the source has changed: plan again"))
+
+
+def _stored_schema(rows: pa.Schema, class_names: Sequence[str]) -> pa.Schema:
+    """The schema that rows are stored under: images as `datasets` knows them, and its names for the types."""
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    kinds = {"key": pa.string(), "image": image, "caption": pa.string()}
+    schema = pa.schema([(column.name, kinds.get(column.name, column.type)) for column in rows])
+    features = describe_features(schema, class_names)
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})}) if features else schema
+
+
+def describe_features(schema: pa.Schema, class_names: Sequence[str]) -> dict[str, Any]:
+    """The columns as `datasets` describes them; nothing where one is nested, since `datasets` finds out by itself."""
+    features: dict[str, Any] = {}
+    for column in schema:
+        if column.name == "image":
+            features[column.name] = {"_type": "Image"}
+        elif column.name == "label" and class_names:
+            features[column.name] = {"names": list(class_names), "_type": "ClassLabel"}
+        elif pa.types.is_nested(column.type) or pa.types.is_dictionary(column.type):
+            return {}
+        else:
+            features[column.name] = {"dtype": {"double": "float64"}.get(str(column.type), str(column.type)), "_type": "Value"}
+    return features
+
+
+def _stored_table(names: pa.Array, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = []
+    for column in schema:
+        values = table[column.name]
+        if column.name == "image":
+            content = values.combine_chunks().cast(pa.binary())
+            bare = pa.array([name.rpartition("/")[2] or None for name in names.to_pylist()], pa.string())
+            values = pa.StructArray.from_arrays([content, bare], fields=list(column.type))
+        columns.append(values if column.name == "image" else values.cast(column.type))
+    return pa.table(columns, schema=schema)
+
+
+def describe_folder(dataset: Dataset, names: Sequence[str], mark: str) -> dict[str, bytes]:
+    """What stands beside Arrow shards for `load_from_disk`."""
+    if dataset.layout.format == "arrow":
+        path = dataset.root / "dataset_info.json"
+        info = path.read_bytes() if path.is_file() else b"{}"
+    else:
+        features = describe_features(_stored_schema(dataset.schema(), ()), dataset.layout.class_names)
+        info = json.dumps({"features": features} if features else {}, indent=2).encode()
+    return {"dataset_info.json": info, "state.json": describe_state(names, dataset.split, mark)}
+
+
+@dataclass
+class _Seen:
+    """What a walk through a shard notes by the way: the stem of each key, and what still tells an old caption."""
+
+    stems: dict[str, str] = field(default_factory=dict)
+    leftovers: int = 0
+
+
+def _patch_tar(task: ShardTask) -> ShardDone:
+    """Copy a tar with the members that edits concern replaced; keep what stood there."""
+    partial, flat = task.out / FOLDER / PARTIAL, flat_name(task.name)
+    seen = _Seen()
+    digest = hashlib.sha256()
+    with (
+        task.source.file.open("rb", buffering=0) as source,
+        open_atomic(partial / f"{flat}.originals", partial) as originals,
+        open_atomic(task.out / task.name, partial) as out,
+    ):
+        copy_patched(source, out, _keep_originals(task, originals, seen), digest)
+        _refuse_changed(task.source.file, task.stats[0], os.fstat(source.fileno()))
+        size = out.tell()
+    edits = sum(map(len, task.edits.values()))
+    shard = ShardRecord(name=task.name, rows=task.rows, bytes=size, sha256=digest.hexdigest(), edits=edits)
+    sidecar, rewritten = _write_sidecar(task, partial, seen)
+    return ShardDone(
+        variant_id=task.variant_id,
+        source=task.stats,
+        shard=shard,
+        sidecar=sidecar,
+        sidecar_rewritten=rewritten,
+        leftovers=seen.leftovers,
+    )
+
+
+def _refuse_changed(file: Path, known: ShardStat, found: os.stat_result | None = None) -> None:
+    found = file.stat() if found is None else found
+    if (found.st_size, found.st_mtime_ns) != (known.bytes, known.mtime_ns):
+        what, expected = "its size or time has changed", "the shard as it was indexed"
+        raise DatasetError(Problem(str(file), what, expected, "the source has changed: start again"))
+
+
+def _keep_originals(task: ShardTask, originals: BinaryIO, seen: _Seen) -> Iterator[Span]:
+    """The spans that a shard's edits replace; what stood there goes to the originals."""
+    for patch in patch_shard(task.source, task.edits, task.below):
+        originals.write(patch.original or b"")
+        seen.stems[patch.key] = patch.stem.rpartition("/")[2]
+        seen.leftovers += tells_old(patch.content, task.edits.get(patch.key, {})) if patch.name.lower().endswith(".json") else 0
+        yield patch.start, patch.end, patch.content
+
+
+def read_done(task: ShardTask) -> ShardDone | None:
+    """The record of a finished shard, unless it is of another variant or source, or its files have gone."""
+    try:
+        done = ShardDone.model_validate_json((task.out / FOLDER / PARTIAL / f"{flat_name(task.name)}.json").read_bytes())
+        sizes = [(task.out / task.name).stat().st_size == done.shard.bytes]
+        sizes += [(task.out / done.sidecar.path).stat().st_size == done.sidecar.bytes] if done.sidecar else []
+    except (OSError, ValidationError):
+        return None
+    return done if all(sizes) and (done.variant_id, done.source) == (task.variant_id, task.stats) else None
+
+
+def _write_sidecar(task: ShardTask, partial: Path, seen: _Seen) -> tuple[FileRecord | None, bool]:
+    """Write the shard's side-car, if it has one, and keep the source's where it is rewritten."""
+    source = sidecar_of(task.source.file)
+    if source is None:
+        return None, False
+    below, own = ({seen.stems[key]: edit for key, edit in edits.items()} for edits in (task.below, task.edits))
+    original, content = rewrite_pair(source, below, own, task.source.layout.columns)
+    seen.leftovers += count_leftovers(content, own) if content != original else 0
+    write_atomic(partial / f"{source.name}.original", original, partial)
+    write_atomic(task.out / source.name, content, partial)
+    return describe_file(task.out, source.name), content != original
+
+
+def describe_file(folder: Path, name: str) -> FileRecord:
+    """A file of a variant as its manifest lists it."""
+    path = folder / name
+    return FileRecord(path=name, bytes=path.stat().st_size, sha256=file_sha256(path))
