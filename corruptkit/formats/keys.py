@@ -33,7 +33,7 @@ def check_rule(rule: str, format: str = "webdataset") -> str:
     """A key rule that a format can follow; refused with the nearest valid word."""
     known = RULES[format]
     head, colon, argument = rule.partition(":")
-    if rule not in known and not (head + colon in known and argument):
+    if not (head + colon in known and bool(colon) == bool(argument)):
         do = nearest_word(rule, [_ARGUMENTS.get(name, name) for name in known])
         raise CatalogError(Problem("--key", f"unknown key rule {rule!r} for {format}", do=do))
     if head == "regex":

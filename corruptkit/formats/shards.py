@@ -76,7 +76,7 @@ def _list_files(path: Path) -> tuple[FormatName, list[Path]]:
         if any(is_image(file.name) or file.name in METADATA for file in _walk(path)):
             return "imagefolder", []
         return "webdataset", []
-    found = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else [path] if path.is_file() else []
+    found = [path] if path.is_file() else sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else []
     for format, ending in _ENDINGS.items():
         if files := _with_ending(found, ending):
             return format, files
@@ -184,4 +184,4 @@ def split_of(shards: Sequence[Path], split: str | None) -> str:
     """The name of the split that shards are of: as asked for, as state.json or _info.json states, by their file names, else train."""
     folder = shards[0].parent
     stated = _stated_splits(folder).get(shards[0].name) or (read_state(folder)[0] if shards[0].suffix == ".arrow" else "")
-    return _WORDS.get(split or "", split) or stated or _split_word(shards[0].name) or _split_word(folder.name) or "train"
+    return _WORDS.get(split or "", split) or stated or _split_word(shards[0].name) or "train"

@@ -160,7 +160,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "unknown data set": (("make", "--dataset", "openmoij", "--swap", "0.1"), "unknown source 'openmoij'; did you mean 'openmoji'?"),
     "unknown data set to fetch": (("fetch", "openmojy"), "unknown source 'openmojy'; did you mean 'openmoji'?"),
-    "unknown key rule": ((*SWAP, "0.1", "--key", "sampel"), "unknown key rule 'sampel' for WebDataset shards; did you mean 'sample'?"),
+    "unknown key rule": ((*SWAP, "0.1", "--key", "sampel"), "unknown key rule 'sampel' for webdataset; did you mean 'sample'?"),
     "key rule without a group": ((*SWAP, "0.1", "--key", "regex:[0-9]+"), "it has no group; put the key in one ( ) group"),
     "unknown split": ((*SWAP, "0.1", "--split", "tset"), "no split 'tset', expected one of: train"),
     "missing source": (("make", "--source", "nowhere", "--swap", "0.1"), "nowhere: no such file or folder"),
@@ -169,7 +169,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "missing variant": (("show", "nowhere"), "nowhere"),
     "missing variant to restore": (("restore", "nowhere", "--out", "again"), "nowhere"),
     "missing variant to verify": (("verify", "nowhere"), "nowhere"),
-    "no tars": (("make", "--source", "empty", "--swap", "0.1"), "empty: no .tar file, expected a folder of WebDataset shards"),
+    "no tars": (("make", "--source", "empty", "--swap", "0.1"), "empty: no shard or image, expected tars, Parquet or Arrow files"),
     "no tars in a pattern": (("make", "--source", "src/*.zip", "--swap", "0.1"), "src/*.zip: no"),
     "a source that is no variant": (("show", "src"), "corruptkit index"),
     "an unfinished variant": (

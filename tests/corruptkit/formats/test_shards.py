@@ -9,7 +9,7 @@ import pytest
 
 from corruptkit.dataset import open_dataset
 from corruptkit.errors import DatasetError
-from corruptkit.formats.shards import list_shards, split_of
+from corruptkit.formats.shards import find_shards
 from tests.corruptkit.shards import make_rows, row_members, write_tar
 
 
@@ -25,7 +25,7 @@ def state_splits(folder: Path, splits: object, name: str = "_info.json") -> None
 
 
 def names_of(path: Path, split: str | None = None) -> list[str]:
-    return [shard.name for shard in list_shards(path, split)]
+    return [shard.name for shard in find_shards(path, split).shards]
 
 
 # Folders, patterns and single tars
@@ -60,8 +60,8 @@ def test_name_with_brackets_is_taken_as_it_is(tmp_path: Path) -> None:
     [
         ("nothing", "no such file or folder"),
         ("nothing.tar", "no"),
-        ("empty", "no .tar file"),
-        ("notes.txt", "no .tar file"),
+        ("empty", "no shard or image"),
+        ("notes.txt", "no shard or image"),
         ("none-*.tar", "no "),
         ("folder.tar/x", "no such file or folder"),
     ],
@@ -70,7 +70,7 @@ def test_place_without_shards_is_refused_in_one_line(tmp_path: Path, name: str, 
     touch_files(tmp_path, "notes.txt", "a.tar")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError) as caught:
-        list_shards(tmp_path / name, None)
+        find_shards(tmp_path / name, None)
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / name}: ")
     assert said in text
@@ -81,13 +81,13 @@ def test_folder_named_like_a_tar_is_no_shard(tmp_path: Path) -> None:
     touch_files(tmp_path, "a.tar")
     (tmp_path / "b.tar").mkdir()
     with pytest.raises(DatasetError, match=r"b\.tar: not there, or no regular file"):
-        list_shards(tmp_path, None)
+        find_shards(tmp_path, None)
 
 
 def test_compressed_shards_are_named(tmp_path: Path) -> None:
     touch_files(tmp_path, "a.tar.gz", "b.tgz")
     with pytest.raises(DatasetError) as caught:
-        list_shards(tmp_path, None)
+        find_shards(tmp_path, None)
     assert "a.tar.gz" in str(caught.value)
 
 
@@ -112,7 +112,7 @@ def test_compressed_shards_are_named(tmp_path: Path) -> None:
 )
 def test_split_stands_in_the_file_name(tmp_path: Path, name: str, split: str) -> None:
     touch_files(tmp_path, name)
-    assert split_of(list_shards(tmp_path, None), None) == split
+    assert find_shards(tmp_path, None).split == split
 
 
 def test_train_is_taken_where_nothing_is_stated(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_folder_without_split_words_is_train(tmp_path: Path) -> None:
 def test_split_that_is_not_there_is_refused(tmp_path: Path, names: list[str], split: str, expected: str) -> None:
     touch_files(tmp_path, *names)
     with pytest.raises(DatasetError) as caught:
-        list_shards(tmp_path, split)
+        find_shards(tmp_path, split)
     assert str(caught.value).startswith(f"{tmp_path}: no split '")
     assert str(caught.value).endswith(expected)
 
@@ -159,7 +159,7 @@ def test_two_splits_without_train_are_a_question(tmp_path: Path) -> None:
     """`--split` says: default train, or the only one. Here is neither."""
     touch_files(tmp_path, "x-test-0.tar", "x-val-0.tar")
     with pytest.raises(DatasetError, match=r"test, validation.*--split"):
-        list_shards(tmp_path, None)
+        find_shards(tmp_path, None)
     assert names_of(tmp_path, "test") == ["x-test-0.tar"]
 
 
@@ -203,7 +203,7 @@ def test_info_file_of_another_kind_is_nobodys_business(tmp_path: Path, content: 
 
 def test_split_of_a_single_tar_is_as_stated_else_as_named(tmp_path: Path) -> None:
     touch_files(tmp_path, "x-val-0.tar", "y.tar")
-    assert split_of(list_shards(tmp_path / "x-val-0.tar", None), None) == "validation"
-    assert split_of(list_shards(tmp_path / "y.tar", None), None) == "train"
-    assert split_of(list_shards(tmp_path / "y.tar", "dev"), "dev") == "validation"
-    assert split_of(list_shards(tmp_path / "y.tar", "mine"), "mine") == "mine"
+    assert find_shards(tmp_path / "x-val-0.tar", None).split == "validation"
+    assert find_shards(tmp_path / "y.tar", None).split == "train"
+    assert find_shards(tmp_path / "y.tar", "dev").split == "validation"
+    assert find_shards(tmp_path / "y.tar", "mine").split == "mine"

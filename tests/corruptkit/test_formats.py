@@ -1,0 +1,186 @@
+"""Every layout: one data set in several of them is one, a variant reads back equal from each, and readers of others open it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import corruptkit as ck
+from corruptkit.errors import CatalogError, DatasetError
+from tests.corruptkit.shards import Row, read_tree, write_shards, write_tar
+
+FORMATS = ("webdataset", "parquet", "arrow", "overlay")
+NOTHING = ck.Recipe(seed=0, chain=[ck.Swap(ratio="0")])
+FLIP = ck.Recipe(seed=0, chain=[ck.Flip(ratio="0.1")])
+BOTH = ck.Recipe(seed=0, chain=[ck.Swap(ratio="0.1"), ck.Flip(ratio="0.1")])
+
+
+def draw_png(number: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4), (number % 256, number // 256, 7)).save(content, "PNG")
+    return content.getvalue()
+
+
+ROWS = [Row(f"n{i % 5}_{i:04d}", i % 5, f"a photo of thing {i % 97}", draw_png(i)) for i in range(120)]
+
+
+def read_all(dataset: ck.Dataset) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row for row in dataset.rows()}
+
+
+def read_sources(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in read_tree(folder).items() if "/index-" not in name}
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    return write_shards(tmp_path / "tars", ROWS, shards=3, members=("png", "cls", "txt", "json"))
+
+
+def write_folder(root: Path) -> Path:
+    for row in ROWS:
+        path = root / "train" / f"class{row.label}" / f"{row.key}.PNG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(row.image or b"")
+    return root
+
+
+def write_hub(root: Path) -> Path:
+    (root / "data").mkdir(parents=True)
+    for number in range(2):
+        part = ROWS[number * 60 : (number + 1) * 60]
+        images = [{"bytes": row.image, "path": f"{row.key}.png"} for row in part]
+        table = pa.table({"image": images, "label": [row.label for row in part]})
+        pq.write_table(table, root / "data" / f"train-{number:05d}-of-00002.parquet", row_group_size=25)
+    return root
+
+
+def test_layout_does_not_decide_the_variant(tmp_path: Path) -> None:
+    write_shards(tmp_path / "timm", ROWS, shards=3, members=("png", "cls"))
+    write_hub(tmp_path / "hub")
+    write_folder(tmp_path / "folder")
+    opened = [ck.open_dataset(tmp_path / name, key="stem") for name in ("timm", "hub", "folder")]
+    assert [dataset.layout.format for dataset in opened] == ["webdataset", "parquet", "imagefolder"]
+    assert len({ck.make_plan(FLIP, dataset.index()).variant_id for dataset in opened}) == 1
+
+
+def test_chain_of_formats_keeps_the_variant(tars: Path, tmp_path: Path) -> None:
+    dataset = ck.open_dataset(tars)
+    expected = ck.make_plan(BOTH, dataset.index()).variant_id
+    for number, form in enumerate(("parquet", "arrow", "webdataset")):
+        ck.write_variant(dataset, ck.make_plan(NOTHING, dataset.index()), tmp_path / str(number), form)
+        dataset = ck.open_dataset(tmp_path / str(number))
+        assert ck.make_plan(BOTH, dataset.index()).variant_id == expected
+    assert read_all(dataset) == read_all(ck.open_dataset(tars))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("source", ["tars", "parquet", "arrow", "folder"])
+def test_variant_in_any_format_reads_the_same(tmp_path: Path, source: str, form: str) -> None:
+    path = write_folder(tmp_path / "folder") if source == "folder" else write_shards(tmp_path / "tars", ROWS, shards=2)
+    dataset = ck.open_dataset(path)
+    if source in ("parquet", "arrow"):
+        ck.write_variant(dataset, ck.make_plan(NOTHING, dataset.index()), tmp_path / source, source)
+        path = tmp_path / source
+        dataset = ck.open_dataset(path)
+    recipe = FLIP if source == "folder" else BOTH
+    before = read_sources(path)
+    out, back = tmp_path / "variant", tmp_path / "back"
+    manifest = ck.write_variant(dataset, ck.make_plan(recipe, dataset.index()), out, form)
+    variant, expected = ck.open_dataset(out), dataset.with_recipe(recipe)
+    assert manifest.variant_id == ck.make_plan(recipe, dataset.index()).variant_id
+    assert read_all(variant) == read_all(expected)
+    assert [variant.row(n) for n in range(0, 120, 17)] == list(variant.rows())[::17]
+    assert pa.Table.from_batches(variant.batches(size=17)).sort_by("key").equals(pa.Table.from_batches(expected.batches()).sort_by("key"))
+    assert ck.verify(out, source=path, deep=form != "overlay").problems == ()
+    ck.restore(out, back)
+    assert read_sources(path) == before
+    restored = ck.open_dataset(back, key=None if (back / "train").exists() or list(back.glob("*.tar")) else "column:key")
+    assert {row["image"] for row in restored.rows()} == {row.image for row in ROWS}
+    assert len(restored) == len(ROWS)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_datasets_reads_parquet_and_tars(tars: Path, tmp_path: Path, *, streaming: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    dataset = ck.open_dataset(tars)
+    expected = read_all(dataset.with_recipe(BOTH))
+    for form, builder in (("parquet", "parquet"), ("webdataset", "webdataset")):
+        ck.write_variant(dataset, ck.make_plan(BOTH, dataset.index()), tmp_path / form, form)
+        files = str(tmp_path / form / ("data/*.parquet" if form == "parquet" else "*.tar"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = list(
+                datasets.load_dataset(builder, data_files=files, split="train", streaming=streaming, cache_dir=str(tmp_path / "c"))
+            )
+        names = ("key", "label", "caption") if form == "parquet" else ("__key__", "cls", "txt")
+        assert {row[names[0]]: (row[names[1]], row[names[2]]) for row in found} == {
+            key: (row["label"], row["caption"]) for key, row in expected.items()
+        }
+        assert all(value is not None for row in found for value in row.values())
+
+
+def test_datasets_opens_arrow_and_what_it_saves_is_a_source(tars: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    dataset = ck.open_dataset(tars)
+    ck.write_variant(dataset, ck.make_plan(BOTH, dataset.index()), tmp_path / "arrow", "arrow")
+    loaded = datasets.load_from_disk(str(tmp_path / "arrow"))
+    assert loaded[3]["image"].size == (4, 4)
+    assert loaded[3]["caption"] == list(dataset.with_recipe(BOTH).rows())[3]["caption"]
+    datasets.DatasetDict({"train": loaded}).save_to_disk(str(tmp_path / "saved"))
+    saved = ck.open_dataset(tmp_path / "saved")
+    assert saved.index().meta.fingerprint == ck.open_dataset(tmp_path / "arrow").index().meta.fingerprint
+    assert [row["caption"] for row in dataset.to_datasets()] == [row["caption"] for row in dataset.rows()]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_metadata_gives_captions(tmp_path: Path, name: str) -> None:
+    for row in ROWS[:4]:
+        (tmp_path / f"{row.key}.png").write_bytes(row.image or b"")
+    if name.endswith("csv"):
+        lines = ["file_name,text", *(f'{row.key}.png,"{row.caption}, big"' for row in ROWS[:4])]
+    else:
+        lines = [f'{{"file_name": "{row.key}.png", "text": "{row.caption}, big"}}' for row in ROWS[:4]]
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    rows = list(ck.open_dataset(tmp_path).rows())
+    assert [(row["key"], row["caption"], row["image"]) for row in rows] == [(r.key, f"{r.caption}, big", r.image) for r in ROWS[:4]]
+
+
+def test_bad_samples_are_refused_or_excluded(tmp_path: Path) -> None:
+    members = [
+        (f"{row.key}.{suffix}", content) for row in ROWS[:20] for suffix, content in (("png", b"x"), ("cls", str(row.label).encode()))
+    ]
+    members[3] = (members[3][0], b"one")
+    members += [(f"{ROWS[5].key}.png", b"again"), (f"{ROWS[5].key}.cls", b"1"), ("z.png", b"y")]
+    (tmp_path / "s").mkdir()
+    write_tar(tmp_path / "s" / "a.tar", members)
+    with pytest.raises(DatasetError, match="the label 'one'"):
+        ck.open_dataset(tmp_path / "s", label_column="cls").index()
+    dataset = ck.open_dataset(tmp_path / "s", label_column="cls", bad="exclude")
+    assert [row["reason"] for row in dataset.index().excluded.to_pylist()] == [
+        "found the label 'one'",
+        "a duplicate key",
+        "a duplicate key",
+        "no label",
+    ]
+    manifest = ck.write_variant(dataset, ck.make_plan(FLIP, dataset.index()), tmp_path / "v")
+    assert (manifest.counts.rows, manifest.counts.excluded, manifest.counts.changed) == (18, 4, 2)
+    assert ck.verify(tmp_path / "v", source=tmp_path / "s", deep=True).problems == ()
+    assert read_all(ck.open_dataset(tmp_path / "v")) == read_all(dataset.with_recipe(FLIP))
+    ck.write_variant(dataset, ck.make_plan(FLIP, dataset.index()), tmp_path / "p", "parquet")
+    assert ck.verify(tmp_path / "p", source=tmp_path / "s", deep=True).problems == ()
+
+
+def test_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write_hub(tmp_path / "hub")
+    with pytest.raises(DatasetError, match="no column 'nope', expected the column of the captions"):
+        ck.open_dataset(tmp_path / "hub", caption_column="nope").index()
+    with pytest.raises(CatalogError, match="unknown key rule 'sample' for parquet"):
+        ck.open_dataset(tmp_path / "hub", key="sample")
