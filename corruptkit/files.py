@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, BinaryIO
 
 from corruptkit.errors import ConflictError, DatasetError, Problem
 
 _PIECE = 1 << 22
+_DIGESTED = 1 << 18  # bytes that are digested while the processor's cache still holds them
 Span = tuple[int, int, bytes]  # bytes [start, stop) of a file, and what stands there instead
 
 
@@ -84,38 +88,70 @@ def explain_disk(target: Path) -> Iterator[None]:
         raise DatasetError(Problem(str(place), f"cannot be {verb}: {error.strerror}", do="mend it and resume")) from error
 
 
-def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any) -> None:
-    """Write a file with some of its bytes replaced (spans ascend) and digest what is written."""
-    place = 0
-    for start, stop, content in spans:
-        _copy_range(source, out, place, start, digest)
-        out.write(content)
-        digest.update(content)
-        place = stop
-    _copy_range(source, out, place, os.fstat(source.fileno()).st_size, digest)
+def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any = None) -> None:
+    """Write a file with some of its bytes replaced (spans ascend); `out`, a new file with a name, is digested while it grows."""
+    with _digest_along(out, digest) as tell:
+        place = 0
+        for start, stop, content in spans:
+            _copy_range(source, out, place, start, tell)
+            out.write(content)
+            place = stop
+        _copy_range(source, out, place, os.fstat(source.fileno()).st_size, tell)
 
 
-def _copy_range(source: BinaryIO, out: BinaryIO, start: int, stop: int, digest: Any) -> None:
-    """Append bytes [start, stop), moved by the system where it can."""
+def _copy_range(source: BinaryIO, out: BinaryIO, start: int, stop: int, tell: Callable[[], object]) -> None:
+    """Append bytes [start, stop), moved by the system where it can, and tell after each piece."""
     out.flush()
     while start < stop:
-        piece = os.pread(source.fileno(), min(_PIECE, stop - start), start)
-        if not piece:
+        moved = _move_piece(source.fileno(), out.fileno(), start, min(_PIECE, stop - start))
+        if not moved:
             raise DatasetError(
                 Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again")
             )
-        digest.update(piece)
-        _send_piece(source.fileno(), out.fileno(), start, piece)
-        start += len(piece)
+        start += moved
+        tell()
 
 
-def _send_piece(source: int, out: int, start: int, piece: bytes) -> None:
-    sent = 0
+def _move_piece(source: int, out: int, start: int, length: int) -> int:
+    """Append some of the bytes from `start`, and say how many: 0 only where the source has ended."""
     try:
-        while moved := os.copy_file_range(source, out, len(piece) - sent, start + sent):
-            sent += moved
+        if moved := os.copy_file_range(source, out, length, start):
+            return moved
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-    while sent < len(piece):  # some file systems refuse, some move nothing without a word
+    piece = os.pread(source, length, start)  # some file systems refuse, some move nothing without a word
+    sent = 0
+    while sent < len(piece):
         sent += os.write(out, memoryview(piece)[sent:])
+    return sent
+
+
+@contextmanager
+def _digest_along(out: BinaryIO, digest: Any) -> Iterator[Callable[[], object]]:
+    """Digest a file in a thread of its own while it is written; what is yielded tells the thread that there is more to read.
+
+    Reading back what has just been written costs little (it is in memory), and the digest is of the file as it lies there.
+    """
+    if digest is None:
+        yield lambda: None
+        return
+    more: SimpleQueue[bool] = SimpleQueue()
+    with Path(out.name).open("rb", buffering=0) as written, ThreadPoolExecutor(1) as pool:
+        digesting = pool.submit(_digest_growing, written, digest, more)
+        try:
+            yield lambda: more.put(True)
+            out.flush()
+        finally:
+            more.put(False)
+        digesting.result()
+
+
+def _digest_growing(written: FileIO, digest: Any, more: SimpleQueue[bool]) -> None:
+    """Digest up to the end of the file each time there is more, and once more after the last."""
+    piece = memoryview(bytearray(_DIGESTED))
+    going = True
+    while going:
+        going = more.get()
+        while length := written.readinto(piece):
+            digest.update(piece[:length])
