@@ -21,9 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import webdataset as wds
 
+from corruptkit.index import Index, ShardStat, make_index
+
 _JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000")
 _LEAST, _MOST = 4, 24
 _CHUNK = 1 << 19  # captions at once: every word is a text of its own while they are joined
+_ROWS, _LENGTH = 10_000, 60 << 10  # rows of a shard, bytes of a row
 Sample = dict[str, Any]
 
 
@@ -69,3 +72,18 @@ def make_shards(folder: Path, count: int, image_bytes: int, shards: int = 8) -> 
             for _ in range(number * count // shards, (number + 1) * count // shards):
                 writer.write(next(samples))
     return paths
+
+
+def make_rows(count: int, classes: int | None = None) -> Index:
+    """The index of `count` rows with keys of 9 digits, captions and perhaps labels, as shards of 10,000 rows would have."""
+    keys = pc.utf8_lpad(pa.array(np.arange(count)).cast(pa.large_string()), 9, "0")
+    labels = np.random.default_rng(1).integers(0, classes, count) if classes else np.full(count, -1)
+    captions = make_captions(count).combine_chunks()
+    tables, stats = [], []
+    for number, start in enumerate(range(0, count, _ROWS)):
+        size = min(_ROWS, count - start)
+        place = {"position": np.arange(size), "offset": np.arange(size) * _LENGTH, "length": np.full(size, _LENGTH)}
+        part = slice(start, start + size)
+        tables.append(pa.table({"key": keys[part], "label": labels[part], "caption": captions[part], **place}))
+        stats.append(ShardStat(name=f"{number:05d}.tar", bytes=size * _LENGTH, mtime_ns=0, rows=size, digest=""))
+    return make_index(tables, stats, split="train", key_rule="sample", classes=classes, null_label=False, where="memory")
