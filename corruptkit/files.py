@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from io import FileIO
+from itertools import cycle
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, BinaryIO
 
 from corruptkit.errors import ConflictError, DatasetError, Problem
 
-_PIECE = 1 << 22
-_DIGESTED = 1 << 18  # bytes that are digested while the processor's cache still holds them
+# Pieces that a processor's cache holds: one is written while the one before it is digested.
+_PIECE, _BUFFERS = 1 << 20, 4
 Span = tuple[int, int, bytes]  # bytes [start, stop) of a file, and what stands there instead
 
 
@@ -89,69 +89,67 @@ def explain_disk(target: Path) -> Iterator[None]:
 
 
 def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any = None) -> None:
-    """Write a file with some of its bytes replaced (spans ascend); `out`, a new file with a name, is digested while it grows."""
-    with _digest_along(out, digest) as tell:
-        place = 0
-        for start, stop, content in spans:
-            _copy_range(source, out, place, start, tell)
-            out.write(content)
-            place = stop
-        _copy_range(source, out, place, os.fstat(source.fileno()).st_size, tell)
-
-
-def _copy_range(source: BinaryIO, out: BinaryIO, start: int, stop: int, tell: Callable[[], object]) -> None:
-    """Append bytes [start, stop), moved by the system where it can, and tell after each piece."""
+    """Write a file with some of its bytes replaced (spans ascend), and digest what is written, in a thread of its own."""
     out.flush()
-    while start < stop:
-        moved = _move_piece(source.fileno(), out.fileno(), start, min(_PIECE, stop - start))
-        if not moved:
-            raise DatasetError(
-                Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again")
-            )
-        start += moved
-        tell()
+    place = 0
+    busy: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as aside:
+        for piece in _fill_pieces(source, _list_parts(spans, os.fstat(source.fileno()).st_size)):
+            if digest is not None:
+                busy.append(aside.submit(digest.update, piece))
+            _write_piece(out, piece)
+            # The disk begins at once, instead of when fsync waits for it; what is not on it yet stays in memory all the same.
+            os.posix_fadvise(out.fileno(), place, len(piece), os.POSIX_FADV_DONTNEED)
+            place += len(piece)
+            if len(busy) == _BUFFERS:
+                busy.popleft().result()  # its buffer is filled next
+        for rest in busy:
+            rest.result()
 
 
-def _move_piece(source: int, out: int, start: int, length: int) -> int:
-    """Append some of the bytes from `start`, and say how many: 0 only where the source has ended."""
-    try:
-        if moved := os.copy_file_range(source, out, length, start):
-            return moved
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    piece = os.pread(source, length, start)  # some file systems refuse, some move nothing without a word
+def _write_piece(out: BinaryIO, piece: memoryview) -> None:
     sent = 0
     while sent < len(piece):
-        sent += os.write(out, memoryview(piece)[sent:])
-    return sent
+        sent += os.writev(out.fileno(), [piece[sent:]])
 
 
-@contextmanager
-def _digest_along(out: BinaryIO, digest: Any) -> Iterator[Callable[[], object]]:
-    """Digest a file in a thread of its own while it is written; what is yielded tells the thread that there is more to read.
-
-    Reading back what has just been written costs little (it is in memory), and the digest is of the file as it lies there.
-    """
-    if digest is None:
-        yield lambda: None
-        return
-    more: SimpleQueue[bool] = SimpleQueue()
-    with Path(out.name).open("rb", buffering=0) as written, ThreadPoolExecutor(1) as pool:
-        digesting = pool.submit(_digest_growing, written, digest, more)
-        try:
-            yield lambda: more.put(True)
-            out.flush()
-        finally:
-            more.put(False)
-        digesting.result()
+def _list_parts(spans: Iterable[Span], size: int) -> Iterator[bytes | range]:
+    """What a patched file consists of, one after another: bytes of its own, and ranges of its source."""
+    place = 0
+    for start, stop, content in spans:
+        yield range(place, start)
+        yield content
+        place = stop
+    yield range(place, size)
 
 
-def _digest_growing(written: FileIO, digest: Any, more: SimpleQueue[bool]) -> None:
-    """Digest up to the end of the file each time there is more, and once more after the last."""
-    piece = memoryview(bytearray(_DIGESTED))
-    going = True
-    while going:
-        going = more.get()
-        while length := written.readinto(piece):
-            digest.update(piece[:length])
+def _fill_pieces(source: BinaryIO, parts: Iterable[bytes | range]) -> Iterator[memoryview]:
+    """The parts joined and cut into pieces; a piece lies in a buffer that is filled anew `_BUFFERS` pieces later."""
+    buffers = cycle([memoryview(bytearray(_PIECE)) for _ in range(_BUFFERS)])
+    piece, filled = next(buffers), 0
+    for part in parts:
+        done = 0
+        while done < len(part):
+            room = piece[filled : filled + len(part) - done]
+            if isinstance(part, range):
+                got = _read_into(source, room, part[done])
+            else:
+                got = len(room)
+                room[:] = part[done : done + got]
+            done += got
+            filled += got
+            if filled == len(piece):
+                yield piece
+                piece, filled = next(buffers), 0
+    if filled:
+        yield piece[:filled]
+
+
+def _read_into(source: BinaryIO, room: memoryview, start: int) -> int:
+    """Read some bytes from `start`, at least one."""
+    got = os.preadv(source.fileno(), [room], start)
+    if not got:
+        raise DatasetError(
+            Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again")
+        )
+    return got
