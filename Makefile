@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 PYTEST_ARGS ?=
+BENCHMARKS := writing planning overlay chunks
 DEMO := openmoji-swap-0.05-s0
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 INSTALL := $(BIN)/python -m pip install -qq --no-input -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-foreign test-chaos clean
+.PHONY: help demo test lint test-foreign test-chaos bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -39,6 +40,9 @@ test-foreign: $(VENV)/.python ## other packages' readers, each in an environment
 test-chaos: $(VENV)/.test ## the slow proofs: kills, bit flips, full disks at length
 	$(BIN)/python benchmarks/chaos.py $(if $(RECORD),--record)
 
+bench: $(VENV)/.bench ## speeds and sizes beside cp, webdataset and the bare limits: ~15 minutes, 12 GB of disk and memory
+	for part in $(BENCHMARKS); do $(BIN)/python benchmarks/$$part.py $(if $(RECORD),--record) || exit 1; done
+
 clean: ## remove environments, caches and what the demo made
 	rm -rf $(VENV) .venv-foreign build dist data/openmoji $(DEMO)
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -57,3 +61,7 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
 	$(INSTALL) -e '.[demo,test,lint]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[bench,demo,test,lint]'
+	@touch $@ $(VENV)/.demo $(VENV)/.test

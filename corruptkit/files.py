@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from corruptkit.errors import ConflictError, DatasetError, Problem
 
-_PIECE = 1 << 22
+# Pieces that a processor's cache holds: one is written while the one before it is digested.
+_PIECE, _BUFFERS = 1 << 20, 4
 Span = tuple[int, int, bytes]  # bytes [start, stop) of a file, and what stands there instead
 
 
@@ -84,38 +88,68 @@ def explain_disk(target: Path) -> Iterator[None]:
         raise DatasetError(Problem(str(place), f"cannot be {verb}: {error.strerror}", do="mend it and resume")) from error
 
 
-def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any) -> None:
-    """Write a file with some of its bytes replaced (spans ascend) and digest what is written."""
+def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any = None) -> None:
+    """Write a file with some of its bytes replaced (spans ascend), and digest what is written, in a thread of its own."""
+    out.flush()
+    place = 0
+    busy: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as aside:
+        for piece in _fill_pieces(source, _list_parts(spans, os.fstat(source.fileno()).st_size)):
+            if digest is not None:
+                busy.append(aside.submit(digest.update, piece))
+            _write_piece(out, piece)
+            # The disk begins at once, instead of when fsync waits for it; what is not on it yet stays in memory all the same.
+            os.posix_fadvise(out.fileno(), place, len(piece), os.POSIX_FADV_DONTNEED)
+            place += len(piece)
+            if len(busy) == _BUFFERS:
+                busy.popleft().result()  # its buffer is filled next
+        for rest in busy:
+            rest.result()
+
+
+def _write_piece(out: BinaryIO, piece: memoryview) -> None:
+    sent = 0
+    while sent < len(piece):
+        sent += os.writev(out.fileno(), [piece[sent:]])
+
+
+def _list_parts(spans: Iterable[Span], size: int) -> Iterator[bytes | range]:
+    """What a patched file consists of, one after another: bytes of its own, and ranges of its source."""
     place = 0
     for start, stop, content in spans:
-        _copy_range(source, out, place, start, digest)
-        out.write(content)
-        digest.update(content)
+        yield range(place, start)
+        yield content
         place = stop
-    _copy_range(source, out, place, os.fstat(source.fileno()).st_size, digest)
+    yield range(place, size)
 
 
-def _copy_range(source: BinaryIO, out: BinaryIO, start: int, stop: int, digest: Any) -> None:
-    """Append bytes [start, stop), moved by the system where it can."""
-    out.flush()
-    while start < stop:
-        piece = os.pread(source.fileno(), min(_PIECE, stop - start), start)
-        if not piece:
-            raise DatasetError(
-                Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again")
-            )
-        digest.update(piece)
-        _send_piece(source.fileno(), out.fileno(), start, piece)
-        start += len(piece)
+def _fill_pieces(source: BinaryIO, parts: Iterable[bytes | range]) -> Iterator[memoryview]:
+    """The parts joined and cut into pieces; a piece lies in a buffer that is filled anew `_BUFFERS` pieces later."""
+    buffers = cycle([memoryview(bytearray(_PIECE)) for _ in range(_BUFFERS)])
+    piece, filled = next(buffers), 0
+    for part in parts:
+        done = 0
+        while done < len(part):
+            room = piece[filled : filled + len(part) - done]
+            if isinstance(part, range):
+                got = _read_into(source, room, part[done])
+            else:
+                got = len(room)
+                room[:] = part[done : done + got]
+            done += got
+            filled += got
+            if filled == len(piece):
+                yield piece
+                piece, filled = next(buffers), 0
+    if filled:
+        yield piece[:filled]
 
 
-def _send_piece(source: int, out: int, start: int, piece: bytes) -> None:
-    sent = 0
-    try:
-        while moved := os.copy_file_range(source, out, len(piece) - sent, start + sent):
-            sent += moved
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    while sent < len(piece):  # some file systems refuse, some move nothing without a word
-        sent += os.write(out, memoryview(piece)[sent:])
+def _read_into(source: BinaryIO, room: memoryview, start: int) -> int:
+    """Read some bytes from `start`, at least one."""
+    got = os.preadv(source.fileno(), [room], start)
+    if not got:
+        raise DatasetError(
+            Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again")
+        )
+    return got

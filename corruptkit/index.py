@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 from pydantic import BaseModel, ConfigDict
-from xxhash import xxh3_128_hexdigest
+from xxhash import xxh3_128
 
 from corruptkit.corruptions.rows import Ints, Rows
 from corruptkit.digest import canonical_json, fingerprint, sha256_hex
@@ -28,6 +28,7 @@ from corruptkit.manifest import FOLDER, SourceIdentity
 
 INDEX_VERSION = "4"
 _HEAD = 64
+_PIECE = 1 << 26
 SCHEMA = pa.schema(
     [
         ("key", pa.large_string()),
@@ -98,7 +99,8 @@ class Index:
     def rows(self) -> Rows:
         """The rows in ascending key bytes."""
         order = self.numbers("order")
-        table = self.table if _is_identity(order) else self.table.take(pa.array(order))
+        table = self.table.select(["key", "hash", "label", "caption"])
+        table = table if _is_identity(order) else table.take(pa.array(order))
         ordered = replace(self, table=table)
         labels, captions = ordered.numbers("label"), ordered.column("caption")
         return Rows(
@@ -253,7 +255,7 @@ def save_index(index: Index, path: Path) -> None:
             writer.write_table(index.excluded)
         file.flush()
         with open(file.name, "rb") as written:  # noqa: PTH123 - the name of an open file
-            head = _make_head(_map_file(written)[_HEAD:])
+            head = _make_head(_map_file(written))
         file.seek(0)
         file.write(head)
 
@@ -263,9 +265,9 @@ def load_index(path: Path) -> Index | None:
     try:
         with path.open("rb") as file:
             content = _map_file(file)
-        if content.size < _HEAD or content[:_HEAD].to_pybytes() != _make_head(content[_HEAD:]):
+        if len(content) < _HEAD or content[:_HEAD] != _make_head(content):
             return None
-        reader = pa.BufferReader(content[_HEAD:])
+        reader = pa.BufferReader(pa.py_buffer(content)[_HEAD:])
         table, excluded = (pa.ipc.open_stream(reader).read_all() for _ in range(2))
         meta = IndexMeta.model_validate_json((table.schema.metadata or {}).get(b"corruptkit", b""))
     except (OSError, ValueError, pa.ArrowException):  # of an empty file, of one that is none, of a meta that is none
@@ -274,13 +276,19 @@ def load_index(path: Path) -> Index | None:
     return Index(table.replace_schema_metadata(None), meta, excluded) if matches else None
 
 
-def _map_file(file: BinaryIO) -> pa.Buffer:
-    return pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def _map_file(file: BinaryIO) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _make_head(content: pa.Buffer) -> bytes:
-    """What an index file begins with: 64 bytes, so that the columns stay aligned in memory."""
-    return f"corruptkit index {INDEX_VERSION} {xxh3_128_hexdigest(memoryview(content))}\n".encode().ljust(_HEAD)
+def _make_head(content: mmap.mmap) -> bytes:
+    """What an index file begins with: 64 bytes, so that the columns stay aligned in memory, with a checksum of what follows them."""
+    checksum = xxh3_128()
+    for start in range(0, len(content), _PIECE):
+        with memoryview(content) as view, view[max(start, _HEAD) : start + _PIECE] as piece:
+            checksum.update(piece)
+        # Columns that nobody reads shall not count as memory of this process.
+        content.madvise(mmap.MADV_DONTNEED, start, min(_PIECE, len(content) - start))
+    return f"corruptkit index {INDEX_VERSION} {checksum.hexdigest()}\n".encode().ljust(_HEAD)
 
 
 class Readable(NamedTuple):

@@ -57,7 +57,7 @@ class Cut(BaseException):
     """The end of a process, as nearly as one can have it inside one: whatever is called afterwards raises it too."""
 
 
-CALLS = ("fsync", "replace", "unlink", "mkdir", "rmdir", "copy_file_range", "open")
+CALLS = ("fsync", "replace", "unlink", "mkdir", "rmdir", "writev", "open")
 
 
 class Scissors:

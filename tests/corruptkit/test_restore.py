@@ -563,7 +563,7 @@ def cut_calls(patch: pytest.MonkeyPatch, limit: int) -> None:
 
         return counted
 
-    for name in ("fsync", "replace", "mkdir", "rmdir", "unlink", "copy_file_range"):
+    for name in ("fsync", "replace", "mkdir", "rmdir", "unlink", "writev"):
         patch.setattr(os, name, wrap(getattr(os, name)))
 
 
