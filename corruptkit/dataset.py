@@ -83,12 +83,12 @@ class Dataset:
         plan = make_plan(recipe if epoch is None else recipe.in_epoch(epoch), self.index())
         return replace(self.with_edits(plan.edits), manifest=None)
 
-    def with_edits(self, edits: pa.Table) -> Dataset:
+    def with_edits(self, edits: pa.Table, where: str = "plan") -> Dataset:
         """The variant that a plan's edits make of this data set as it reads now."""
         composed = compose_edits(edits)
         if self.edits is not None:
             composed = _chain_edits(self.edits, composed)
-        map_edits(composed, self._source_index)
+        map_edits(composed, self._source_index, where)
         return replace(self, edits=composed)
 
     def shard_rows(self) -> list[tuple[Path, int, int]]:
@@ -279,7 +279,8 @@ def open_variant(place: Path, source: str | Path | None = None, *, depth: int = 
         return opened
     below = open_source(place, manifest, source, depth=depth)
     dataset = replace(opened, shards=below.shards, edits=below.edits)
-    return dataset.with_edits(read_edits(place / FOLDER / "plan.parquet"))
+    plan = place / FOLDER / "plan.parquet"
+    return dataset.with_edits(read_edits(plan), str(plan))
 
 
 def open_source(place: Path, manifest: Manifest, source: str | Path | None = None, *, depth: int = _NESTED, trust: bool = True) -> Dataset:
