@@ -131,7 +131,7 @@ def make_index(
         table = table.set_column(0, "key", keys)
     order = sort_keys(keys)
     _refuse_duplicates(keys, order, table, shards, where)
-    found = _count_classes(table, classes, where, null_label=null_label)
+    found = _count_classes(table, classes, shards, where, null_label=null_label)
     table = table.append_column("hash", pa.array(hash_keys(_raw(keys)))).append_column("order", pa.array(order))
     meta = IndexMeta(
         version=INDEX_VERSION,
@@ -185,15 +185,16 @@ def _refuse_duplicates(keys: pa.Array, order: Ints, table: pa.Table, shards: Seq
         raise DatasetError(*problems)
 
 
-def _count_classes(table: pa.Table, classes: int | None, where: str, *, null_label: bool) -> int | None:
+def _count_classes(table: pa.Table, classes: int | None, shards: Sequence[ShardStat], where: str, *, null_label: bool) -> int | None:
     """K: as declared, else the largest label + 1; None where there are no labels."""
     labels = table["label"].to_numpy()
     largest = int(labels.max(initial=-1))
     if classes is None:
         return largest + (0 if null_label else 1) if largest >= 0 else None
     if largest >= classes + null_label:
-        found, key = f"label {largest}", table["key"][int(labels.argmax())].as_py()
-        raise DatasetError(Problem(where, found, f"labels below {classes}", "state the right --classes or mend the label", key=key))
+        key, shard = (table[name][int(labels.argmax())].as_py() for name in ("key", "shard"))
+        file, do = str(Path(where) / shards[shard].name), "state the right --classes or mend the label"
+        raise DatasetError(Problem(file, f"label {largest}", f"labels below {classes}", do, key=key))
     return classes
 
 
@@ -252,7 +253,7 @@ class Readable(NamedTuple):
 
 def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *, cache: bool = True) -> Index:
     """The index of the shards as they lie, from its file where that is still true; else scanned, and kept."""
-    stats = [_stat_shard(shard) for shard in source.shards]
+    stats = [stat_shard(shard) for shard in source.shards]
     question = [source.split, source.classes, source.null_label, *source.layout.columns, source.layout.key_rule]
     mark = sha256_hex(canonical_json([question, [shard.name for shard in source.shards]]))[:16]
     files = [folder / f"index-{mark}.arrow" for folder in _index_folders(source)] if cache else []
@@ -270,7 +271,8 @@ def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *
     return index
 
 
-def _stat_shard(shard: Path) -> tuple[str, int, int]:
+def stat_shard(shard: Path) -> tuple[str, int, int]:
+    """Name, bytes and time of a shard as it lies now."""
     try:
         found = shard.stat()
     except OSError as error:
@@ -300,7 +302,7 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         key_rule=source.layout.key_rule,
         classes=source.classes,
         null_label=source.null_label,
-        where=str(source.path),
+        where=str(source.shards[0].parent if source.shards else source.path),
     )
 
 
