@@ -25,10 +25,10 @@ from corruptkit.errors import CatalogError, ConflictError, DatasetError, Leftove
 from corruptkit.files import Span, copy_patched, explain_disk, local_path, lock_folder, open_atomic, write_atomic
 from corruptkit.formats.conditions import RowEdit, tells_old
 from corruptkit.formats.overlay import write_edits
-from corruptkit.formats.sidecar import carried_files, count_leftovers, rewrite_pair, sidecar_of
+from corruptkit.formats.sidecar import carried_files, check_sidecar, count_leftovers, rewrite_pair, sidecar_of
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.formats.webdataset import Layout, patch_shard
-from corruptkit.index import ShardStat
+from corruptkit.index import ShardStat, stat_shard
 from corruptkit.manifest import (
     FOLDER,
     FileRecord,
@@ -140,6 +140,10 @@ def _check_source(dataset: Dataset, plan: Plan) -> None:
     if found != plan.source["fingerprint"]:
         expected = f"fingerprint {plan.source['fingerprint'][:16]}..."
         raise DatasetError(Problem(str(dataset.path), f"fingerprint {found[:16]}...", expected, "make the plan of this source"))
+    # What is known to fail fails before the target holds anything; what changes later is seen when it is read.
+    for shard, stat in zip(dataset.shards, dataset.index().meta.shards, strict=True):
+        _refuse_changed(shard, *stat_shard(shard)[1:], stat)
+        check_sidecar(shard)
 
 
 def _refuse_overlap(dataset: Dataset, target: Path) -> None:
@@ -207,7 +211,8 @@ def write_shard(task: ShardTask) -> ShardDone:
         open_atomic(task.out / name, partial) as out,
     ):
         copy_patched(source, out, _keep_originals(task, originals, seen), digest)
-        _refuse_changed(task, os.fstat(source.fileno()))
+        found = os.fstat(source.fileno())
+        _refuse_changed(task.source, found.st_size, found.st_mtime_ns, task.stat)
         size = out.tell()
     shard = ShardRecord(name=name, rows=task.stat.rows, bytes=size, sha256=digest.hexdigest(), edits=sum(map(len, task.edits.values())))
     sidecar, rewritten = _write_sidecar(task, partial, seen)
@@ -218,10 +223,10 @@ def write_shard(task: ShardTask) -> ShardDone:
     return done
 
 
-def _refuse_changed(task: ShardTask, found: os.stat_result) -> None:
-    if (found.st_size, found.st_mtime_ns) != (task.stat.bytes, task.stat.mtime_ns):
+def _refuse_changed(shard: Path, size: int, mtime_ns: int, known: ShardStat) -> None:
+    if (size, mtime_ns) != (known.bytes, known.mtime_ns):
         what, expected = "its size or time has changed", "the shard as it was indexed"
-        raise DatasetError(Problem(str(task.source), what, expected, "the source has changed: start again"))
+        raise DatasetError(Problem(str(shard), what, expected, "the source has changed: start again"))
 
 
 @dataclass
