@@ -46,7 +46,7 @@ def check_sidecar(shard: Path) -> None:
     if path is not None:
         try:
             pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: of a name that is no UTF-8
             raise _unreadable(path, error) from None
 
 
@@ -64,7 +64,8 @@ def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) 
             # As in overlay.py: no threads that read ahead.
             file = pq.ParquetFile(content, pre_buffer=False)
             table = file.read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)  # texts that are no UTF-8 among others
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: of a name that is no UTF-8
         raise _unreadable(path, error) from None
     names = {field: columns.json_field(field) for field in FIELDS if columns.json_field(field) in table.column_names}
     if not edits or not names:
