@@ -18,7 +18,7 @@ from corruptkit.corruptions import KINDS
 from corruptkit.dataset import Dataset, open_dataset
 from corruptkit.diff import diff
 from corruptkit.engines.local import Watch
-from corruptkit.errors import CatalogError, DatasetError, Problem
+from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, Problem
 from corruptkit.fetching import fetch
 from corruptkit.files import explain_disk, local_path, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
@@ -61,7 +61,7 @@ def make_variants(args: Namespace) -> Outcome:
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
     lines, variants = [], []
     for name, recipe in recipes:
-        plan = make_plan(recipe, index, strict=args.strict)
+        plan = _decide(args, recipe, dataset, index)
         _warn(plan, dataset)
         form = args.format or usual_format(dataset)
         out = _target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes))
@@ -79,7 +79,7 @@ def plan_variants(args: Namespace) -> Outcome:
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
     lines, variants = [], []
     for name, recipe in recipes:
-        plan = make_plan(recipe, index, strict=args.strict)
+        plan = _decide(args, recipe, dataset, index)
         _warn(plan, dataset)
         out = _target(args, f"{name}.plan.parquet", len(recipes))
         with explain_disk(out):
@@ -90,6 +90,16 @@ def plan_variants(args: Namespace) -> Outcome:
         variants.append({"variant_id": plan.variant_id, "path": str(out), "format": "plan", "counts": counts.model_dump(mode="json")})
         lines += [f"{out}  (variant_id {plan.variant_id})", f"  {_count_line(counts)}"]
     return Outcome(lines, {"variants": variants})
+
+
+def _decide(args: Namespace, recipe: Recipe, dataset: Dataset, index: Index) -> Plan:
+    """The plan of a recipe; what is wrong is told under the names that the words gave to source and recipe."""
+    try:
+        return make_plan(recipe, index, strict=args.strict)
+    except CorruptkitError as error:
+        flag = "--flip" if args.flip is not None else "--swap"
+        names = {"source": str(dataset.path), "recipe": args.recipe or args.variant or flag}
+        raise type(error)(*(replace(problem, file=names.get(problem.file, problem.file)) for problem in error.problems)) from None
 
 
 def _count_line(counts: CountRecord) -> str:

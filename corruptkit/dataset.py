@@ -90,12 +90,12 @@ class Dataset:
         plan = make_plan(recipe if epoch is None else recipe.in_epoch(epoch), self.index())
         return replace(self.with_edits(plan.edits), manifest=None)
 
-    def with_edits(self, edits: pa.Table) -> Dataset:
+    def with_edits(self, edits: pa.Table, where: str = "plan") -> Dataset:
         """The variant that a plan's edits make of this data set as it reads now."""
         composed = compose_edits(edits)
         if self.edits is not None:
             composed = _chain_edits(self.edits, composed)
-        map_edits(composed, self._source_index)
+        map_edits(composed, self._source_index, where)
         return replace(self, edits=composed)
 
     def shard_rows(self) -> list[tuple[Shard, int, int]]:
@@ -394,7 +394,8 @@ def open_variant(place: Path, source: str | Path | None = None, *, depth: int = 
     if made.format == "overlay":
         below = open_source(place, manifest, source, depth=depth)
         opened = replace(below, path=place, manifest=manifest)
-        return replace(opened.with_edits(read_edits(place / FOLDER / "plan.parquet")), name=place.resolve().name)
+        plan = place / FOLDER / "plan.parquet"
+        return replace(opened.with_edits(read_edits(plan), str(plan)), name=place.resolve().name)
     found = Found(made.format, place, tuple(place / shard.name for shard in manifest.shards), manifest.identity["source"]["split"])
     opened = _as_source(place, manifest, found, made.key_encoding)
     return replace(opened, name=place.resolve().name, manifest=manifest)

@@ -71,7 +71,7 @@ class EditMap:
         return self.of_rows(row, row + 1)[0][1] if self.count[row] else None
 
 
-def map_edits(composed: pa.Table, index: Index) -> EditMap:
+def map_edits(composed: pa.Table, index: Index, where: str = "plan") -> EditMap:
     """Find the rows of composed edits. Raises IntegrityError where an edit has no row."""
     keys = composed["key"]
     edited = pc.unique(keys)
@@ -79,7 +79,7 @@ def map_edits(composed: pa.Table, index: Index) -> EditMap:
     starts = np.flatnonzero(fresh)
     found = pc.fill_null(pc.index_in(index.column("key"), value_set=edited), -1).to_numpy().astype(np.int64)
     if (missing := len(edited) - np.count_nonzero(found >= 0)) > 0:
-        raise IntegrityError(Problem("plan", f"{missing} edits of rows that the source does not have", do="name the source it was made of"))
+        raise IntegrityError(Problem(where, f"{missing} edits of rows that the source does not have", do="name the source it was made of"))
     has = found >= 0
     counts = np.append(np.diff(np.append(starts, len(keys))), 0)
     return EditMap(composed, np.where(has, np.append(starts, 0)[found], 0), np.where(has, counts[found], 0))

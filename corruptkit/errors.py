@@ -12,14 +12,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://\S+")  # with a bound, a key of a megabyte takes no square of its length
 # Terminals act on these: a hostile member name or caption must not reach one through a message.
 _SPECIAL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))} | {
     c: f"\\u{c:04x}" for c in (0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
@@ -45,6 +45,7 @@ def _bare_url(url: str) -> str:
 
 
 _LONGEST = 80
+_LONGEST_KEY = 200  # a pax header may give a member a name of a megabyte
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Problem:
     key: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.file}, {self.key}" if self.key else self.file
+        key = self.key if len(self.key) <= _LONGEST_KEY else f"{self.key[:_LONGEST_KEY]}..."
+        where = f"{self.file}, {key}" if key else self.file
         text = f"{where}: {self.found}"
         text += f", expected {self.expected}" if self.expected else ""
         text += f"; {self.do}" if self.do else ""
@@ -109,14 +111,26 @@ def nearest_word(word: str, valid: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"valid are: {', '.join(words)}"
 
 
-def validation_problems(error: ValidationError, file: str, fields: Mapping[str, Iterable[str]] | None = None) -> list[Problem]:
-    """Turn pydantic's report into problems; `fields` gives the valid words of a table ("" is the top one)."""
+def split_message(file: str, message: str, key: str = "") -> Problem:
+    """The problem that a ValueError tells in words: `FOUND, expected EXPECTED; DO`."""
+    found, _, expected = message.rpartition(", expected ")
+    words, _, do = (expected if found else message).rpartition("; ")
+    if found:
+        return Problem(file, found, words or do, do if words else "", key=key)
+    return Problem(file, words or do, "", do if words else "", key=key)
+
+
+def validation_problems(
+    error: ValidationError, file: str, fields: Mapping[str, Iterable[str]] | None = None, *, do: str = ""
+) -> list[Problem]:
+    """Turn pydantic's report into problems; `fields` gives the valid words of a table ("" is the top one), `do` the one advice for all."""
     details = error.errors(include_url=False)
     # A bad item makes pydantic call its list too short as well.
     details = [
         d for d in details if d["type"] != "too_short" or not any(e["loc"][: len(d["loc"])] == d["loc"] != e["loc"] for e in details)
     ]
-    return [_one_problem(detail, file, fields or {}) for detail in details]
+    problems = [_one_problem(detail, file, fields or {}) for detail in details]
+    return [replace(problem, do=do or problem.do or "mend the value") for problem in problems]
 
 
 def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) -> Problem:
@@ -143,7 +157,7 @@ def _one_problem(detail: Any, file: str, fields: Mapping[str, Iterable[str]]) ->
             and str(detail["input"]) not in message
         ):
             message = f"found {detail['input']!r:.80}, {message}"
-        return Problem(file, f"{message[:1].lower()}{message[1:]}", key=where)
+        return split_message(file, f"{message[:1].lower()}{message[1:]}", where)
     # pydantic's own words, of Python's types: people write lists, and read what was found first.
     expected = (
         message.removeprefix("Input should be ").replace("Tuple", "list").replace("tuple", "list").replace(" after validation, not 0", "")

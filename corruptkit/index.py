@@ -155,7 +155,7 @@ def make_index(  # noqa: PLR0913 - what a source may leave open, by name
     keys = table["key"].combine_chunks()
     order = sort_keys(keys)
     _refuse_duplicates(keys, order, table, shards, where)
-    found = _count_classes(table, classes, where, null_label=null_label)
+    found = _count_classes(table, classes, shards, where, null_label=null_label)
     table = table.append_column("hash", pa.array(hash_keys(_raw(keys)))).append_column("order", pa.array(order))
     meta = IndexMeta(
         version=INDEX_VERSION,
@@ -228,15 +228,16 @@ def _refuse_duplicates(keys: pa.Array, order: Ints, table: pa.Table, shards: Seq
         raise DatasetError(*problems)
 
 
-def _count_classes(table: pa.Table, classes: int | None, where: str, *, null_label: bool) -> int | None:
+def _count_classes(table: pa.Table, classes: int | None, shards: Sequence[ShardStat], where: str, *, null_label: bool) -> int | None:
     """K: as declared, else the largest label + 1; None where there are no labels."""
     labels = table["label"].to_numpy()
     largest = int(labels.max(initial=-1))
     if classes is None:
         return largest + (0 if null_label else 1) if largest >= 0 else None
     if largest >= classes + null_label:
-        found, key = f"label {largest}", table["key"][int(labels.argmax())].as_py()
-        raise DatasetError(Problem(where, found, f"labels below {classes}", "state the right --classes or mend the label", key=key))
+        key, shard = (table[name][int(labels.argmax())].as_py() for name in ("key", "shard"))
+        file, do = str(Path(where) / shards[shard].name), "state the right --classes or mend the label"
+        raise DatasetError(Problem(file, f"label {largest}", f"labels below {classes}", do, key=key))
     return classes
 
 
@@ -318,7 +319,7 @@ def skips(excluded: pa.Table | None, shard: int) -> frozenset[int]:
 
 def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *, cache: bool = True) -> Index:
     """The index of the shards as they lie, from its file where that is still true; else scanned, and kept."""
-    stats = [_stat_shard(source.shard(number)) for number in range(len(source.shards))]
+    stats = [stat_shard(source.shard(number)) for number in range(len(source.shards))]
     known = [] if source.known is None else source.known.select(["shard", "position"]).to_pylist()
     question = [source.split, source.classes, source.null_label, source.exclude, known, repr(source.layout)]
     mark = sha256_hex(canonical_json([question, [stat[0] for stat in stats]]))[:16]
@@ -337,7 +338,8 @@ def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *
     return index
 
 
-def _stat_shard(shard: Shard) -> tuple[str, int, int]:
+def stat_shard(shard: Shard) -> tuple[str, int, int]:
+    """Name, bytes and time of a shard as it lies now."""
     try:
         found = shard.file.stat()
     except OSError as error:
@@ -371,7 +373,7 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         key_rule=source.layout.key_rule,
         classes=source.classes,
         null_label=source.null_label,
-        where=str(source.path),
+        where=str(source.root),
         excluded=listed if source.known is None else pa.concat_tables([source.known, listed]),
         exclude=source.exclude,
     )

@@ -196,7 +196,7 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise IntegrityError(*validation_problems(error, file)) from None
+        raise IntegrityError(*validation_problems(error, file, do="do not use it")) from None
     if (manifest.circumstance.format == "overlay") == bool(manifest.shards):
         found = f"format {manifest.circumstance.format} with {len(manifest.shards)} shards"
         raise IntegrityError(Problem(file, found, "shards, or an overlay without any", "do not use it", key="circumstance.format"))

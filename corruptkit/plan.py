@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from typing import Literal
@@ -16,7 +16,7 @@ from corruptkit.corruptions import Decision, Rows
 from corruptkit.corruptions.rows import Ints, as_text
 from corruptkit.digest import variant_id
 from corruptkit.edits import compose_edits, digest_edits
-from corruptkit.errors import CatalogError, DatasetError, Problem
+from corruptkit.errors import CatalogError, DatasetError, Problem, split_message
 from corruptkit.formats.overlay import EDITS
 from corruptkit.index import Index
 from corruptkit.manifest import CountRecord, Identity, SourceIdentity, StageRecord
@@ -75,7 +75,8 @@ def make_plan(recipe: Recipe, index: Index, *, strict: bool = False) -> Plan:
         try:
             decision = corruption.decide(rows, recipe.stage_draws(stage))
         except ValueError as error:
-            raise CatalogError(Problem("recipe", str(error), key=f"chain.{stage}")) from None
+            problem = split_message("recipe", str(error), f"chain.{stage}")
+            raise CatalogError(replace(problem, do="mend the recipe or name another source")) from None
         _refuse_missing(decision, rows, stage)
         olds.append(decision.old_values(rows) if len(decision.rows) else pa.array([], _TEXT))
         decisions.append(decision)

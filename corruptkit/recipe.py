@@ -93,7 +93,9 @@ def _restore_input(name: str, value: Any, inputs: Mapping[str, bytes], file: str
     if name not in CANONICAL:
         return value
     if value not in inputs:
-        raise IntegrityError(Problem(file, f"the recipe's {name} {value} is missing", "its content under .corruptkit/inputs"))
+        raise IntegrityError(
+            Problem(file, f"the recipe's {name} {value} is missing", "its content under .corruptkit/inputs", "do not use it")
+        )
     text = inputs[value].decode()
     content = text.split("\n")[:-1] if name == "keys_file" else json.loads(text)
     return content if isinstance(content, list) else [content]

@@ -38,13 +38,14 @@ def restore(path: str | Path, out: str | Path, *, source: str | Path | None = No
         raise IntegrityError(*problems)
     if target.resolve() == place.resolve() or place.resolve() in target.resolve().parents:
         raise ConflictError(Problem(str(target), f"the variant lies at {place}", "a folder apart from it", "choose another --out"))
+    source_below = None if manifest.shards else open_source(place, manifest, source)
     partial = target / _RESTORING
     with explain_disk(target):
         if target.is_dir() and any(target.iterdir()) and not partial.is_dir():
             raise ConflictError(Problem(str(target), "the folder is not empty", "an empty folder or none", "choose another --out"))
         partial.mkdir(parents=True, exist_ok=True)
         with lock_folder(target):
-            if manifest.shards:
+            if source_below is None:
                 kept = any(record.path == f"{FOLDER}/originals.tar" for record in manifest.files)
                 restored = (_undo_shards if kept else _rewrite_shards)(place, target, partial, manifest)
                 found, known = restored.index(cache=False).meta.fingerprint, manifest.identity["source"]["fingerprint"]
@@ -52,7 +53,7 @@ def restore(path: str | Path, out: str | Path, *, source: str | Path | None = No
                     problem = Problem(str(target), f"restored, fingerprint {found[:16]}...", f"{known[:16]}...", "do not use it")
                     raise IntegrityError(problem)
             else:
-                _copy_source(open_source(place, manifest, source), target, partial)
+                _copy_source(source_below, target, partial)
             shutil.rmtree(partial)
     return target
 

@@ -171,7 +171,7 @@ def _write_content(task: ShardTask, write: Any) -> ShardDone:
     with open_atomic(path, partial) as out:
         write(out)
         for stat in task.stats:
-            _refuse_changed(task.source.root / stat.name, stat)
+            refuse_changed(task.source.root / stat.name, stat)
     record = describe_file(task.out, task.name)
     edits = sum(map(len, task.edits.values()))
     shard = ShardRecord(name=task.name, rows=task.rows, bytes=record.bytes, sha256=record.sha256, edits=edits)
@@ -279,7 +279,7 @@ def _patch_tar(task: ShardTask) -> ShardDone:
         open_atomic(task.out / task.name, partial) as out,
     ):
         copy_patched(source, out, _keep_originals(task, originals, seen), digest)
-        _refuse_changed(task.source.file, task.stats[0], os.fstat(source.fileno()))
+        refuse_changed(task.source.file, task.stats[0], os.fstat(source.fileno()))
         size = out.tell()
     edits = sum(map(len, task.edits.values()))
     shard = ShardRecord(name=task.name, rows=task.rows, bytes=size, sha256=digest.hexdigest(), edits=edits)
@@ -294,8 +294,12 @@ def _patch_tar(task: ShardTask) -> ShardDone:
     )
 
 
-def _refuse_changed(file: Path, known: ShardStat, found: os.stat_result | None = None) -> None:
-    found = file.stat() if found is None else found
+def refuse_changed(file: Path, known: ShardStat, found: os.stat_result | None = None) -> None:
+    """Refuse a shard that is not as it was indexed."""
+    try:
+        found = file.stat() if found is None else found
+    except OSError as error:
+        raise DatasetError(Problem(str(file), f"cannot be read: {error.strerror}", do="mend the path or its permissions")) from None
     if (found.st_size, found.st_mtime_ns) != (known.bytes, known.mtime_ns):
         what, expected = "its size or time has changed", "the shard as it was indexed"
         raise DatasetError(Problem(str(file), what, expected, "the source has changed: start again"))

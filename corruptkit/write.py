@@ -23,7 +23,7 @@ from corruptkit.files import explain_disk, local_path, lock_folder, open_atomic,
 from corruptkit.formats.excluded import NAME as EXCLUDED_NAME
 from corruptkit.formats.excluded import write_excluded
 from corruptkit.formats.overlay import write_edits
-from corruptkit.formats.sidecar import carried_files
+from corruptkit.formats.sidecar import carried_files, check_sidecar
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.manifest import FOLDER, FileRecord, Manifest, SourceRecord, SourceShard, checksum_line, describe_circumstance, utc_now
 from corruptkit.plan import Plan
@@ -39,6 +39,7 @@ from corruptkit.tasks import (
     make_tasks,
     output_encoding,
     read_done,
+    refuse_changed,
     usual_format,
     write_shard,
 )
@@ -114,6 +115,11 @@ def _check_source(dataset: Dataset, plan: Plan) -> None:
     if found != plan.source["fingerprint"]:
         expected = f"fingerprint {plan.source['fingerprint'][:16]}..."
         raise DatasetError(Problem(str(dataset.path), f"fingerprint {found[:16]}...", expected, "make the plan of this source"))
+    # What is known to fail fails before the target holds anything; what changes later is seen when it is read.
+    for shard, stat in zip(dataset.shards, dataset.index().meta.shards, strict=True):
+        refuse_changed(shard, stat)
+        if dataset.layout.format == "webdataset":
+            check_sidecar(shard)
 
 
 def _refuse_overlap(dataset: Dataset, target: Path) -> None:

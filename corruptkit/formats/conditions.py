@@ -116,7 +116,8 @@ def _skip(text: str, place: int, expected: str) -> int:
 
 def _find_spans(content: bytes) -> list[Span]:
     """The fields of a .json; one that holds no object, such as a list of boxes, has none."""
-    return json_spans(content)[1] if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else []
+    begins = content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    return [] if begins in b'["-0123456789tfn' else json_spans(content)[1]  # what begins like no JSON is packed or broken
 
 
 def find_conditions(suffixes: Collection[str], content_of: Callable[[str], bytes], columns: Columns) -> dict[FieldName, str]:

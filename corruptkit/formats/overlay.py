@@ -78,7 +78,8 @@ def read_edits(path: Path) -> pa.Table:
         with path.open("rb") as file:
             # Threads that read ahead can outlive the interpreter and abort it at exit.
             table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)  # texts that are no UTF-8 among others
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: of a name that is no UTF-8
         raise _unfit(path, f"it cannot be read: {str(error).splitlines()[0]:.100}") from None
     if table.column_names != EDITS.names:
         raise _unfit(path, f"the columns {table.column_names}")

@@ -31,6 +31,16 @@ def sidecar_of(shard: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def check_sidecar(shard: Path) -> None:
+    """Refuse a shard's side-car that is no Parquet file, before anything is written because of it."""
+    path = sidecar_of(shard)
+    if path is not None:
+        try:
+            pq.read_metadata(path)
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: of a name that is no UTF-8
+            raise _unreadable(path, error) from None
+
+
 def rewrite_pair(path: Path, below: Mapping[str, RowEdit], own: Mapping[str, RowEdit], columns: Columns) -> tuple[bytes, bytes]:
     """A side-car as the source reads, with the edits of an overlay below, and as the variant does; edits by sample key."""
     content = path.read_bytes()
@@ -45,9 +55,9 @@ def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) 
             # As in overlay.py: no threads that read ahead.
             file = pq.ParquetFile(content, pre_buffer=False)
             table = file.read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
-        raise DatasetError(Problem(str(path), found, "img2dataset's Parquet", "fetch it anew or remove it")) from None
+        table.validate(full=True)  # texts that are no UTF-8 among others
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: of a name that is no UTF-8
+        raise _unreadable(path, error) from None
     names = {field: columns.json_field(field) for field in FIELDS if columns.json_field(field) in table.column_names}
     if not edits or not names:
         return None
@@ -62,6 +72,11 @@ def rewrite_sidecar(path: Path, edits: Mapping[str, RowEdit], columns: Columns) 
     out = pa.BufferOutputStream()
     pq.write_table(changed, out, compression="none" if codec == "uncompressed" else codec)
     return bytes(out.getvalue())
+
+
+def _unreadable(path: Path, error: Exception) -> DatasetError:
+    found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
+    return DatasetError(Problem(str(path), found, "img2dataset's Parquet", "fetch it anew or remove it"))
 
 
 def _read_keys(path: Path, table: pa.Table, edits: Mapping[str, RowEdit]) -> list[str]:

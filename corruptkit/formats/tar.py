@@ -26,6 +26,7 @@ _LINKS = {
     ord("3"): "a character device",
     ord("4"): "a block device",
     ord("6"): "a FIFO",
+    ord("S"): "a sparse member",
 }
 _LARGEST_EXTENSION = 1 << 20  # a name or pax header of more than this is an attack, not a name
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -213,6 +215,27 @@ def assert_gone(group: int) -> None:
 
 
 # What must hold after a blow
+
+
+_OWN = re.escape(str(Path(multiprocessing.__file__).parent))
+_UNBORN = re.compile(
+    r"Traceback \(most recent call last\):"
+    rf'|  File "(?:<string>|{_OWN}/\w+\.py)", line \d+, in [\w<>]+'
+    r"|    .*"
+    r"|(?:EOFError|_pickle\.UnpicklingError|FileNotFoundError|BrokenPipeError|ConnectionResetError)(?:: .*)?"
+    rf"|{_OWN}/resource_tracker\.py:\d+: UserWarning: resource_tracker: .*"
+    r"|  warnings\.warn\(.*"
+)
+
+
+def assert_no_traceback(errors: str) -> None:
+    """But that of a worker whose parent was killed while it started it: multiprocessing's own code alone, and nobody can catch it.
+
+    Line by line, since two such workers may write at once.
+    """
+    if "Traceback" in errors:
+        assert ", in spawn_main\n" in errors, errors
+        assert all(_UNBORN.fullmatch(line) for line in errors.splitlines()), errors
 
 
 def assert_wreck(out: Path, whole: Path) -> None:

@@ -159,7 +159,7 @@ class Outer(BaseModel):
         ({"mode": 5, "where": {"classes": [1]}}, ["f, mode: found 5; valid are: any, some"]),
         (
             {"mode": "any", "where": {"classes": ["x"]}},
-            ["f, where.classes.0: found 'x', expected a valid integer, unable to parse string as an integer"],
+            ["f, where.classes.0: found 'x', expected a valid integer, unable to parse string as an integer; mend the value"],
         ),
         ({}, ["f, mode: a required field is missing; state mode", "f, where: a required field is missing; state where"]),
     ],

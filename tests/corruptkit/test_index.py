@@ -135,7 +135,8 @@ def test_classes_are_inferred_or_stated(source: Path) -> None:
 def test_label_beyond_the_stated_classes_is_named(source: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         open_dataset(source, classes=3).index()
-    assert str(caught.value) == f"{source}, 000000003: label 3, expected labels below 3; state the right --classes or mend the label"
+    shard = source / "shard-00000.tar"
+    assert str(caught.value) == f"{shard}, 000000003: label 3, expected labels below 3; state the right --classes or mend the label"
 
 
 def test_null_label_may_be_the_number_of_classes() -> None:

@@ -24,6 +24,7 @@ from tests.corruptkit.damage import (
     PATIENCE,
     Disk,
     assert_gone,
+    assert_no_traceback,
     assert_whole,
     assert_wreck,
     chain_file,
@@ -104,7 +105,7 @@ def kill_writing(job: Job, out: Path, workers: int, pause: float, wait: float) -
     os.kill(process.pid, signal.SIGKILL)
     status, _, errors = end_command(process)
     assert status in (0, -signal.SIGKILL), errors
-    assert "Traceback" not in errors
+    assert_no_traceback(errors)
     assert_wreck(out, job.whole)
     return status != 0 and not (out / HIDDEN / "manifest.json").exists()
 
@@ -184,6 +185,24 @@ def test_orphan_would_be_seen() -> None:
     (orphan,) = group_processes(process.pid)
     os.kill(orphan, signal.SIGKILL)
     assert_gone(process.pid)
+
+
+def test_worker_without_a_parent_is_told_from_a_mistake() -> None:
+    """The check for tracebacks can fail: on any line that is not multiprocessing's own, and on a worker that had started."""
+    reading, writing = os.pipe()
+    os.close(writing)  # as the parent leaves it that dies before it has said what to do
+    script = f"from multiprocessing.spawn import spawn_main; spawn_main(pipe_handle={reading})"
+    command = [sys.executable, "-c", script, "--multiprocessing-fork"]
+    errors = subprocess.run(command, pass_fds=[reading], capture_output=True, text=True, check=False).stderr
+    os.close(reading)
+    assert errors.endswith("EOFError: Ran out of input\n")
+    assert_no_traceback(errors)
+    assert_no_traceback("")
+    started = errors.replace("spawn_main", "_bootstrap")
+    ours = errors.replace('File "<string>"', f'File "{write.__file__}"')
+    for wrong in (started, ours, errors.replace("EOFError", "KeyError"), f"{errors}warning: another line\n"):
+        with pytest.raises(AssertionError):
+            assert_no_traceback(wrong)
 
 
 def test_killed_worker_is_told_in_one_line(job: Job, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_seed_of_any_size_is_read_as_integer_or_text(seed: int, tmp_path: Path) 
         ),
         (
             FLIP + 'ratio = 1\nmode = "within"\ngroups = [[0, 1], [2, 1]]\n',
-            ["recipe.toml, chain.0.flip.groups: class 1 is in two groups, expected each class in one at most"],
+            ["recipe.toml, chain.0.flip.groups: class 1 is in two groups, expected each class in one at most; mend the value"],
         ),
         (
             FLIP + "ratio = 1\nwhere = { clases = [1] }\n",
@@ -150,8 +150,8 @@ def test_seed_of_any_size_is_read_as_integer_or_text(seed: int, tmp_path: Path) 
         (
             'seed = -1\n[[chain]]\nkind = "flip"\nratio = "5%"\n[[chain]]\nkind = "swap"\nratio = 0\nof = "any"\n',
             [
-                "recipe.toml, seed: found -1, expected a seed: a non-negative integer",
-                "recipe.toml, chain.0.flip.ratio: found '5%', expected a decimal number such as 0.05",
+                "recipe.toml, seed: found -1, expected a seed: a non-negative integer; mend the value",
+                "recipe.toml, chain.0.flip.ratio: found '5%', expected a decimal number such as 0.05; mend the value",
                 "recipe.toml, chain.1.swap.of: found 'any'; valid are: all, eligible",
             ],
         ),
@@ -195,14 +195,14 @@ BAD_SEEDS = ["-1", "1.5", "1e3", '"-1"', "true", '"0x1"', '"1e3"', '""', '" 1"',
 def test_bad_ratio_is_named(ratio: str, tmp_path: Path) -> None:
     (line,) = lines_of(f"{FLIP}ratio = {ratio}\n", tmp_path)
     assert line.startswith("recipe.toml, chain.0.flip.ratio: found ")
-    assert line.endswith((", expected a decimal number such as 0.05", ", expected a ratio in [0, 1]"))
+    assert line.endswith((", expected a decimal number such as 0.05; mend the value", ", expected a ratio in [0, 1]; mend the value"))
 
 
 @pytest.mark.parametrize("seed", BAD_SEEDS)
 def test_bad_seed_is_named(seed: str, tmp_path: Path) -> None:
     (line,) = lines_of(f'seed = {seed}\n[[chain]]\nkind = "flip"\nratio = 0\n', tmp_path)
     assert line.startswith("recipe.toml, seed: found ")
-    assert line.endswith("expected a seed: a non-negative integer")
+    assert line.endswith("expected a seed: a non-negative integer; mend the value")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from corruptkit.errors import DatasetError
 from corruptkit.formats.conditions import Columns
-from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
+from corruptkit.formats.sidecar import carried_files, check_sidecar, rewrite_sidecar, sidecar_of
 
 USUAL = Columns()
 SWAP = {"000000001": {"caption": ("b", "é new")}}
@@ -132,6 +132,18 @@ def test_sidecar_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) 
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / '00000.parquet'}: it cannot be read: ")
     assert text.endswith("expected img2dataset's Parquet; fetch it anew or remove it")
+
+
+def test_sidecar_of_texts_or_names_that_are_no_utf_8_is_refused(tmp_path: Path) -> None:
+    odd = pa.array([b"\xe9"] * 4, pa.binary()).view(pa.string())
+    texts = write_sidecar(tmp_path, COLUMNS | {"status": odd}, compression="none")
+    with pytest.raises(DatasetError, match=r"it cannot be read: .*UTF"):
+        rewrite_sidecar(texts, SWAP, USUAL)
+    names = write_sidecar(tmp_path)
+    names.write_bytes(names.read_bytes().replace(b"url", b"\xe9\xe9l"))
+    for refuse in (lambda: rewrite_sidecar(names, SWAP, USUAL), lambda: check_sidecar(names.with_suffix(".tar"))):
+        with pytest.raises(DatasetError, match="it cannot be read: 'utf-8'"):
+            refuse()
 
 
 def test_sidecar_stands_beside_its_shard(tmp_path: Path) -> None:

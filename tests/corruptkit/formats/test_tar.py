@@ -343,7 +343,7 @@ BROKEN = {
     "a character device": (bare_block(b"a.txt", 0, b"3") + END, "a.txt: a character device"),
     "a block device": (bare_block(b"a.txt", 0, b"4") + END, "a.txt: a block device"),
     "a FIFO": (bare_block(b"a.txt", 0, b"6") + END, "a.txt: a FIFO"),
-    "a sparse member of GNU": (bare_block(b"a.txt", 0, b"S") + END, "a.txt: a member of type 'S'"),
+    "a sparse member of GNU": (bare_block(b"a.txt", 0, b"S") + END, "a.txt: a sparse member"),
     "a sparse member of pax": (pax_block(tar._pax_record(b"GNU.sparse.size", b"9")) + WHOLE, "a sparse member at byte 0"),
     "an unknown type": (bare_block(b"a.txt", 0, b"Z") + END, "a.txt: a member of type 'Z'"),
     "a pax header alone": (COMMENT + END, "an extension header without its member at byte 0"),

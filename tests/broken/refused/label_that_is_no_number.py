@@ -1,0 +1,12 @@
+"""A class given by its name instead of its number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, pack, sample
+
+
+def build(folder: Path) -> Refused:
+    pack(folder / "src" / "a.tar", sample("a", cls=b"0"), sample("b", cls=b"cat"))
+    return Refused("make --source src --flip 0.5", "src/a.tar", "found the label 'cat'", "mend the sample", key="b")

@@ -1,0 +1,13 @@
+"""A matrix in a JSON file that is cut short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, pack, pack_good
+
+
+def build(folder: Path) -> Refused:
+    pack_good(folder / "src" / "a.tar")
+    pack(folder / "odd.json", b"[[0, 1", end=b"")
+    return Refused("make --source src --flip 0.5 --mode matrix --matrix odd.json", "--matrix", "'odd.json' is not JSON", "mend")

@@ -1,0 +1,15 @@
+"""A matrix in a JSON file that holds an object instead of lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, pack, pack_good
+
+
+def build(folder: Path) -> Refused:
+    pack_good(folder / "src" / "a.tar")
+    pack(folder / "odd.json", b'{"0": [1]}', end=b"")
+    return Refused(
+        "make --source src --flip 0.5 --mode matrix --matrix odd.json", "--matrix", "a matrix of K rows with K weights each", "mend"
+    )

@@ -1,0 +1,12 @@
+"""A target inside of the source's own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, pack_good
+
+
+def build(folder: Path) -> Refused:
+    pack_good(folder / "src" / "a.tar")
+    return Refused("make --source src --swap 0.5 --out src/v", "src/v", "the source lies at", "choose another --out")
