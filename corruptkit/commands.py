@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from corruptkit.catalog import Catalog, Source, load_catalog
 from corruptkit.corruptions import KINDS
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
 from corruptkit.diff import diff
 from corruptkit.engines.local import Watch
-from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, Problem
+from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, IntegrityError, Problem
 from corruptkit.fetching import fetch
 from corruptkit.files import explain_disk, local_path, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
@@ -27,7 +27,7 @@ from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe, load_recipe, parse_recipe
 from corruptkit.restore import restore
-from corruptkit.tasks import usual_format
+from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
 from corruptkit.write import write_variant
 
@@ -57,13 +57,13 @@ def _workers(args: Namespace) -> int:
 
 
 def make_variants(args: Namespace) -> Outcome:
-    catalog, dataset, recipes = _read_request(args)
+    catalog, dataset, recipes = _read_overlay(args) if args.overlay is not None else _read_request(args)
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
     lines, variants = [], []
     for name, recipe in recipes:
         plan = _decide(args, recipe, dataset, index)
         _warn(plan, dataset)
-        form = args.format or usual_format(dataset)
+        form = args.format or _default_format(args, dataset)
         out = _target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes))
         manifest = write_variant(dataset, plan, out, form, workers=_workers(args), watch=_watch("write"), catalog_digest=catalog.digest)
         variants.append(
@@ -72,6 +72,31 @@ def make_variants(args: Namespace) -> Outcome:
         lines += [f"{out}  ({form}, variant_id {plan.variant_id})", f"  {_count_line(manifest.counts)}"]
     lines.append(f"check it: corruptkit verify {variants[-1]['path']}")
     return Outcome(lines, {"variants": variants})
+
+
+def _default_format(args: Namespace, dataset: Dataset) -> Format:
+    """The source's own; what `--from` materialises is no overlay, even where its source is one."""
+    usual = usual_format(dataset)
+    if args.overlay is None or usual != "overlay":
+        return usual
+    return usual_format(replace(dataset, edits=None))
+
+
+def _read_overlay(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
+    """The source of an overlay, and its recipe under its name."""
+    place = local_path(args.overlay)
+    names = ("flip", "swap", "recipe", "variant", "mode", "groups", "matrix", "of", "seed", "split", "key", "classes")
+    _refuse_flags(args, "--from", names)
+    manifest = read_manifest(place)
+    if manifest.circumstance.format != "overlay":
+        found = f"a variant in the format {manifest.circumstance.format}"
+        raise CatalogError(Problem(str(place), found, "an overlay", "state it as --source to corrupt it further"))
+    dataset, recipe = open_source(place, manifest), stored_recipe(place, manifest)
+    found = make_plan(recipe, dataset.index()).variant_id
+    if found != manifest.variant_id:
+        raise IntegrityError(Problem(str(place), f"planned again, it is {found}", manifest.variant_id, "do not use it"))
+    catalog = load_catalog(Path(args.catalog) if args.catalog else None)
+    return catalog, dataset, [(place.resolve().name.removesuffix(".overlay"), recipe)]
 
 
 def plan_variants(args: Namespace) -> Outcome:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from corruptkit.digest import sha256_hex
 from corruptkit.edits import EditMap, compose_edits, edit_index, map_edits
 from corruptkit.engines.local import Watch
 from corruptkit.errors import CatalogError, DatasetError, IntegrityError, Problem, nearest_word, strip_secrets
@@ -31,7 +32,7 @@ from corruptkit.formats.table import class_names
 from corruptkit.index import Index, Readable, ShardStat, find_index, skips
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from corruptkit.plan import make_plan
-from corruptkit.recipe import Recipe
+from corruptkit.recipe import Recipe, recipe_from_identity
 
 _NESTED = 16  # overlays over overlays, at most
 _BATCH = 256
@@ -399,6 +400,16 @@ def open_variant(place: Path, source: str | Path | None = None, *, depth: int = 
     found = Found(made.format, place, tuple(place / shard.name for shard in manifest.shards), manifest.identity["source"]["split"])
     opened = _as_source(place, manifest, found, made.key_encoding)
     return replace(opened, name=place.resolve().name, manifest=manifest)
+
+
+def stored_recipe(place: Path, manifest: Manifest) -> Recipe:
+    """The recipe of a variant, from its identity and the content that lies beside it."""
+    inputs = {}
+    for record in manifest.files:
+        if record.path.startswith(f"{FOLDER}/inputs/"):
+            content = (place / record.path).read_bytes()
+            inputs[sha256_hex(content)] = content
+    return recipe_from_identity(manifest.identity["recipe"], inputs, str(place / FOLDER / "manifest.json"))
 
 
 def open_source(place: Path, manifest: Manifest, source: str | Path | None = None, *, depth: int = _NESTED, trust: bool = True) -> Dataset:

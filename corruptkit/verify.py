@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corruptkit.compare import compare_variant
-from corruptkit.dataset import open_source, open_variant
-from corruptkit.digest import file_sha256, sha256_hex
+from corruptkit.dataset import open_source, open_variant, stored_recipe
+from corruptkit.digest import file_sha256
 from corruptkit.edits import compose_edits, digest_edits, edit_index, map_edits, reverse_edits
 from corruptkit.engines.local import Watch, map_shards
 from corruptkit.errors import CatalogError, CorruptkitError, IntegrityError, Problem
@@ -20,7 +20,6 @@ from corruptkit.formats.overlay import read_edits
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
 from corruptkit.plan import make_plan, ratio_text
-from corruptkit.recipe import recipe_from_identity
 
 _OURS = ("manifest.json", "manifest.sha256")
 _SCRATCH = (f"{FOLDER}/index-", f"{FOLDER}/partial/")  # no reader takes these for data, and verify reads neither
@@ -150,12 +149,7 @@ def _check_plan(place: Path, manifest: Manifest, edits: pa.Table) -> None:
 
 def _check_recipe(place: Path, manifest: Manifest, index: Index, edits: pa.Table) -> None:
     """Plan again and compare everything but the shards' names, which another layout of the same rows does not share."""
-    inputs = {}
-    for record in manifest.files:
-        if record.path.startswith(f"{FOLDER}/inputs/"):
-            content = (place / record.path).read_bytes()
-            inputs[sha256_hex(content)] = content
-    recipe = recipe_from_identity(manifest.identity["recipe"], inputs, str(place / FOLDER / "manifest.json"))
+    recipe = stored_recipe(place, manifest)
     plan = make_plan(recipe, index)
     for field, mine in plan.identity.items():
         theirs = manifest.identity[field]  # type: ignore[literal-required]

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import corruptkit as ck
+from corruptkit.cli import main
 from corruptkit.errors import CatalogError, DatasetError
 from tests.corruptkit.shards import Row, read_tree, write_shards, write_tar
 
@@ -185,3 +186,23 @@ def test_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         ck.open_dataset(tmp_path / "hub", caption_column="nope").index()
     with pytest.raises(CatalogError, match="unknown key rule 'sample' for parquet"):
         ck.open_dataset(tmp_path / "hub", key="sample")
+
+
+@pytest.mark.parametrize("form", [None, "parquet", "arrow"])
+def test_overlay_is_materialised(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str | None) -> None:
+    dataset = ck.open_dataset(tars)
+    ck.write_variant(dataset, ck.make_plan(BOTH, dataset.index()), tmp_path / "x.overlay", "overlay")
+    monkeypatch.chdir(tmp_path)
+    assert main(["make", "--from", "x.overlay", *(["--format", form] if form else [])]) == 0
+    assert ck.read_manifest(tmp_path / "x").variant_id == ck.read_manifest(tmp_path / "x.overlay").variant_id
+    assert ck.open_dataset(tmp_path / "x").layout.format == (form or "webdataset")
+    assert read_all(ck.open_dataset(tmp_path / "x")) == read_all(ck.open_dataset(tmp_path / "x.overlay"))
+
+
+def test_only_an_overlay_is_materialised(tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = ck.open_dataset(tars)
+    ck.write_variant(dataset, ck.make_plan(BOTH, dataset.index()), tmp_path / "x")
+    assert main(["make", "--from", str(tmp_path / "x"), "--out", str(tmp_path / "y")]) == 2
+    assert "a variant in the format webdataset, expected an overlay" in capsys.readouterr().err
+    assert main(["make", "--from", str(tmp_path / "x"), "--swap", "0.1"]) == 2
+    assert "it stands beside --from" in capsys.readouterr().err
