@@ -178,7 +178,10 @@ def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[Shard
         names.append(f"{FOLDER}/originals.tar")
         with open_atomic(hidden / "originals.tar", partial) as file:
             _join_originals(partial, done, file)
-    contents = {source.name: source.read_bytes() for source in carried_files(folder_beside(dataset), format != dataset.layout.format)}
+    contents = {
+        source.name: source.read_bytes()
+        for source in carried_files(folder_beside(dataset), format not in ("overlay", dataset.layout.format))
+    }
     if format == "arrow":
         contents |= describe_folder(dataset, [part.shard.name for part in done], plan.variant_id)
     for name, content in contents.items():
