@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from corruptkit.errors import ConflictError, Problem
+from corruptkit.errors import ConflictError, CorruptkitError, Problem
 from corruptkit.files import write_atomic
 from corruptkit.manifest import FOLDER, Manifest, SourceRecord, differing_fields, manifest_path, read_manifest
 from corruptkit.plan import Plan
 
 PARTIAL = "partial"
+
+
+@contextmanager
+def drop_failed(target: Path, *, made: bool) -> Iterator[None]:
+    """Empty a folder again that was empty, if the run fails before a shard is finished; with `made`, the folder goes too.
+
+    To be entered while the folder is locked: what lies in it is then nobody else's.
+    """
+    empty = not any(target.iterdir())
+    try:
+        yield
+    except CorruptkitError:
+        if empty and not any(path.name != "target.json" for path in (target / FOLDER / PARTIAL).glob("*.json")):
+            for entry in list(target.iterdir()):
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+            if made:
+                target.rmdir()
+        raise
 
 
 def claim_target(target: Path, plan: Plan, format: str, source: SourceRecord, times: Sequence[int]) -> Manifest | None:

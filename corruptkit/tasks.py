@@ -243,7 +243,7 @@ def _stored_table(names: pa.Array, table: pa.Table, schema: pa.Schema) -> pa.Tab
         values = table[column.name]
         if column.name == "image":
             content = values.combine_chunks().cast(pa.binary())
-            bare = pa.array([name.rpartition("/")[2] or None for name in names.to_pylist()], pa.string())
+            bare = pa.array([(name or "").rpartition("/")[2] or None for name in names.to_pylist()], pa.string())
             values = pa.StructArray.from_arrays([content, bare], fields=list(column.type))
         columns.append(values if column.name == "image" else values.cast(column.type))
     return pa.table(columns, schema=schema)

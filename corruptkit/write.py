@@ -27,7 +27,7 @@ from corruptkit.formats.sidecar import carried_files, check_sidecar
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.manifest import FOLDER, FileRecord, Manifest, SourceRecord, SourceShard, checksum_line, describe_circumstance, utc_now
 from corruptkit.plan import Plan
-from corruptkit.target import PARTIAL, claim_target
+from corruptkit.target import PARTIAL, claim_target, drop_failed
 from corruptkit.tasks import (
     Format,
     ShardDone,
@@ -69,8 +69,9 @@ def write_variant(
     _refuse_overlap(dataset, target)
     source = _describe_source(dataset)
     with explain_disk(target):
+        made = not target.exists()
         target.mkdir(parents=True, exist_ok=True)
-        with lock_folder(target):
+        with lock_folder(target), drop_failed(target, made=made):
             finished = claim_target(target, plan, format, source, [stat.mtime_ns for stat in dataset.index().meta.shards])
             if finished is None:
                 tasks = make_tasks(dataset, plan.composed, target, format, plan.variant_id)

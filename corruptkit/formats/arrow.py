@@ -14,7 +14,17 @@ import pyarrow as pa
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Row, Scan, Shard, Spot
-from corruptkit.formats.table import default_rule, edited_tables, find_fields, has_path, row_of, scan_tables, standard_tables, table_rows
+from corruptkit.formats.table import (
+    default_rule,
+    edited_tables,
+    find_fields,
+    fit_table,
+    has_path,
+    row_of,
+    scan_tables,
+    standard_tables,
+    table_rows,
+)
 
 _FILE_MAGIC = b"ARROW1"  # an IPC file, where others write streams
 
@@ -23,7 +33,7 @@ _FILE_MAGIC = b"ARROW1"  # an IPC file, where others write streams
 def _explain(file: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # UnicodeDecodeError: of a column's name
         found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
         raise DatasetError(Problem(str(file), found, "a whole Arrow IPC file", "fetch or write the shard anew")) from None
 
@@ -33,10 +43,25 @@ def _map_table(file: Path, mtime_ns: int) -> pa.Table:  # noqa: ARG001 - a chang
     """A shard as a table whose columns lie in the mapped file."""
     with _explain(file):
         mapped = pa.memory_map(str(file))
-        if mapped.read(len(_FILE_MAGIC)) == _FILE_MAGIC:
-            return pa.ipc.open_file(mapped).read_all()
+        is_file = mapped.read(len(_FILE_MAGIC)) == _FILE_MAGIC
         mapped.seek(0)
-        return pa.ipc.open_stream(mapped).read_all()
+        table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped).read_all()
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            for chunk in column.chunks:
+                _check_offsets(chunk, name)
+        return table
+
+
+def _check_offsets(values: pa.Array, name: str) -> None:
+    """Refuse values that would be read from outside of the file; whether a text is UTF-8 is asked of each row, later."""
+    if pa.types.is_struct(values.type):
+        for number in range(values.type.num_fields):
+            _check_offsets(values.field(number), name)
+    raw = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(values.type)
+    try:
+        (values if raw is None else values.view(raw)).validate(full=raw is not None or not pa.types.is_struct(values.type))
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(f"the column '{name}': {error}") from None
 
 
 def _table(shard: Shard) -> pa.Table:
@@ -75,7 +100,7 @@ def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -
     table = _table(shard)
     fields = find_fields(table.schema, shard.layout, str(shard.file))
     for paths, piece in standard_tables(_pieces(table), fields, shard, edits):
-        yield paths, piece.select(schema.names).cast(schema)
+        yield paths, fit_table(piece, schema, shard.file)
 
 
 def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:

@@ -30,6 +30,7 @@ def read_excluded(folder: Path, shards: Sequence[str]) -> pa.Table:
     try:
         with path.open("rb") as file:
             table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False).cast(_SCHEMA)
+        table.validate(full=True)  # texts that are no UTF-8 among others
     except (OSError, pa.ArrowException, ValueError) as error:
         raise _unfit(path, f"it cannot be read: {str(error).splitlines()[0]:.100}") from None
     numbers = pc.index_in(table["shard"], value_set=pa.array(shards, pa.string()))

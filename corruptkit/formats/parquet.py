@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Row, Scan, Shard, Spot
-from corruptkit.formats.table import default_rule, edited_tables, find_fields, row_of, scan_tables, standard_tables, table_rows
+from corruptkit.formats.table import default_rule, edited_tables, find_fields, fit_table, row_of, scan_tables, standard_tables, table_rows
 
 _PIECE = 1024  # rows read at a time
 _BUFFER = 4 << 20
@@ -33,7 +33,7 @@ def _open_file(file: Path) -> Iterator[pq.ParquetFile]:
         with file.open("rb") as content:
             # No threads that read ahead: they can outlive the interpreter and abort it at exit.
             yield pq.ParquetFile(content, pre_buffer=False, buffer_size=_BUFFER)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # UnicodeDecodeError: of a column's name
         found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
         raise DatasetError(Problem(str(file), found, "a whole Parquet file", "fetch or write the shard anew")) from None
 
@@ -77,7 +77,7 @@ def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -
         fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
         pieces = (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(_PIECE, use_threads=False))
         for paths, table in standard_tables(pieces, fields, shard, edits):
-            yield paths, table.select(schema.names).cast(schema)
+            yield paths, fit_table(table, schema, shard.file)
 
 
 def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:

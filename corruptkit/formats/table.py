@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,16 +175,16 @@ def _read_keys(table: pa.Table, fields: Fields, shard: Shard, first: int, faults
     elif rule == "ordinal":
         keys = pa.array([f"row-{first + row:012d}" for row in range(len(table))], pa.large_string())
     else:
-        keys = _path_keys(image_paths(table, fields), rule, shard, faults)
+        keys = _path_keys(image_paths(table, fields, shard, faults), rule, shard, faults)
     return _check_keys(keys, shard, faults)
 
 
-def image_paths(table: pa.Table, fields: Fields) -> pa.Array:
-    """The path of each row's image, null where there is none."""
+def image_paths(table: pa.Table, fields: Fields, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
+    """The path of each row's image, null where there is none, or none that is text."""
     kind = table.schema.field(fields.image).type if fields.image in table.column_names else None
     if kind is None or not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
         return pa.nulls(len(table), pa.large_string())
-    return _one(pc.struct_field(table[fields.image], "path")).cast(pa.large_string())
+    return _read_texts(pc.struct_field(table[fields.image], "path"), shard, "path", faults)
 
 
 def _path_keys(paths: pa.Array, rule: str, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
@@ -320,8 +321,21 @@ def standard_tables(
     for piece in tables:
         table, keys, kept = cursor.edit(piece)
         table = table if len(kept) == len(table) else table.take(pa.array(kept))
-        yield image_paths(table, fields), _standard_table(table, keys, fields)
+        yield image_paths(table, fields, shard, {}), _standard_table(table, keys, fields)
     cursor.finish()
+
+
+def fit_table(table: pa.Table, schema: pa.Schema, file: Path) -> pa.Table:
+    """A piece under the schema of all shards: a column that its shard lacks is null."""
+    columns = []
+    for field in schema:
+        try:
+            held = field.name in table.column_names
+            columns.append(table[field.name].cast(field.type) if held else pa.nulls(len(table), field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            found, do = f"the column '{field.name}' is of type {table.schema.field(field.name).type}", "give all shards one schema"
+            raise DatasetError(Problem(str(file), found, f"{field.type}, as in another shard", do)) from None
+    return pa.table(columns, schema=schema)
 
 
 def edited_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[pa.Table]:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from corruptkit.cli import main
 
 BLOCK = 512
@@ -70,6 +73,29 @@ def pack(path: Path, *pieces: bytes, end: bytes = END) -> Path:
 def pack_good(path: Path, *, classes: int = 3) -> Path:
     """Nothing wrong: four samples with a label and a caption each."""
     return pack(path, *(sample(f"{path.stem}{i}", txt=f"caption {i} of {path.stem}".encode(), cls=b"%d" % (i % classes)) for i in range(4)))
+
+
+def table(path: Path, **columns: Any) -> Path:
+    """A shard of these columns: Parquet or an Arrow stream, as its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = pa.table(columns)
+    if path.suffix == ".parquet":
+        pq.write_table(content, path)
+    else:
+        with pa.ipc.new_stream(path, content.schema) as stream:
+            stream.write_table(content)
+    return path
+
+
+def texts(*values: bytes) -> pa.Array:
+    """A column of text that nobody has checked to be UTF-8."""
+    return pa.array(values, pa.binary()).view(pa.string())
+
+
+def images(folder: Path, *paths: str) -> None:
+    """A file for each path, with the image that `sample` packs."""
+    for path in paths:
+        pack(folder / path, JPG, end=b"")
 
 
 def row(key: str, **fields: Any) -> dict[str, Any]:

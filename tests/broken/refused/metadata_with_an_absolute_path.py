@@ -1,0 +1,13 @@
+"""A metadata.csv that names a file of the system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, images, pack
+
+
+def build(folder: Path) -> Refused:
+    images(folder / "src", "a.jpg", "b.jpg")
+    pack(folder / "src" / "metadata.csv", b"file_name,text\na.jpg,one\n/etc/passwd,two\n", end=b"")
+    return Refused("make --source src --swap 0.5", "src/metadata.csv", "the path '/etc/passwd'", "mend the metadata file", key="row 2")

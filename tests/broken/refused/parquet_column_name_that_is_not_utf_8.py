@@ -1,0 +1,13 @@
+"""The name of a column in Latin-1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, table
+
+
+def build(folder: Path) -> Refused:
+    whole = table(folder / "src" / "a.parquet", key=["a", "b"], caption=["one", "two"], other=["x", "y"])
+    whole.write_bytes(whole.read_bytes().replace(b"other", b"\xe9th\xe9r"))
+    return Refused("make --source src --swap 0.5", "src/a.parquet", "it cannot be read", "fetch or write the shard anew")
