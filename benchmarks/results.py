@@ -28,9 +28,14 @@ def describe_machine() -> str:
 
 
 def describe_commit() -> str:
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(git, capture_output=True, text=True, cwd=RESULTS.parent, check=False)
-    return done.stdout.strip() or "not committed"
+    """The commit, "-dirty" where files differ from it; RESULTS.md may, since one run records section after section."""
+    commit = _ask_git("describe", "--always", "--abbrev=12")
+    changed = _ask_git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(exclude,top)benchmarks/{RESULTS.name}")
+    return f"{commit or 'not committed'}{'-dirty' if changed else ''}"
+
+
+def _ask_git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=RESULTS.parent, check=False).stdout.strip()  # noqa: S607
 
 
 def record_section(section: str) -> None:

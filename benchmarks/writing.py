@@ -7,6 +7,7 @@ Shards with 30 kB and 100 kB images, swap 0.05. All take turns in one run, with 
 - `cp --reflink=never` of all shards, then fsync of each: the limit of whoever moves every byte, in one process
 - `write_variant`: everything, from starting 2 worker processes to the synced manifest, SHA-256 of each shard included
 - `copy, no SHA-256`: the function that copies a shard with its edits, and fsync, in this process, without a digest
+- `a worker's start`: a Python that imports what a worker needs; two of them start side by side, however much there is to write
 - webdataset: `WebDataset` undecoded, the same captions changed in .txt and .json, `TarWriter(mtime=0)`, fsync
 """
 
@@ -17,6 +18,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from corruptkit.formats.webdataset import patch_shard
 _WORKERS = 2
 _IMAGES = (30_000, 100_000)
 CP, WRITE, ONE, COPY, WDS = "cp + fsync", "write_variant, 2 workers", "write_variant, 1 worker", "copy, no SHA-256", "webdataset"
+START = "a worker's start"
 
 
 def copy_shards(shards: list[Path], out: Path) -> None:
@@ -88,6 +91,7 @@ def measure_size(image_bytes: int, total: int, runs: int, folder: Path) -> list[
         CP: lambda: copy_shards(shards, out),
         WRITE: lambda: ck.write_variant(source, plan, out, workers=_WORKERS),
         ONE: lambda: ck.write_variant(source, plan, out),
+        START: lambda: subprocess.run([sys.executable, "-c", "import corruptkit.write"], check=True),
         COPY: lambda: copy_edited(source, plan, out),
         WDS: lambda: rewrite_shards(shards, captions, out),
     }
