@@ -371,7 +371,7 @@ def test_data_set_that_needs_consent_names_the_command(here: Path, run: Run, mon
 def test_private_data_set_is_read_as_its_entry_says(here: Path, run: Run) -> None:
     """Key rule and classes come from the catalog; flags go before it."""
     catalog = write_catalog(here / "catalog", rule="stem")
-    write_shards(here / "data" / "secrets", [Row(f"d{n}/{n}", n) for n in range(4)])
+    write_shards(here / "data" / "secrets", [Row(f"d{n}/{n}", n, "a cat") for n in range(4)])
     words = ("make", "--dataset", "secrets", "--flip", "0.5", "--catalog", catalog)
     run(*words, "--out", "v")
     source = ck.read_manifest(here / "v").identity["source"]
@@ -598,6 +598,7 @@ def test_index_says_what_a_source_holds(here: Path, run: Run) -> None:
     expected = {
         "rows": 40,
         "shards": 2,
+        "excluded": 0,
         "split": "train",
         "key_rule": "sample",
         "labels": 40,
@@ -611,6 +612,7 @@ def test_index_says_what_a_source_holds(here: Path, run: Run) -> None:
     lines = run("index", "src", "--classes", "12").out.splitlines()
     assert lines[0] == "src: 40 rows in 2 shards"
     assert [line.split() for line in lines[1:]] == [
+        ["excluded", "0"],
         ["split", "train"],
         ["key_rule", "sample"],
         ["labels", "40"],
@@ -628,13 +630,21 @@ def test_index_says_what_a_source_holds(here: Path, run: Run) -> None:
         (("--split", "train"), {"split": "train"}),
         (("--label-column", "width"), {"labels": 40, "classes": 65}),
         (("--caption-column", "key"), {"captions": 40}),
-        (("--caption-column", "nothing"), {"captions": 0}),
         (("--workers", "2"), {"rows": 40}),
     ],
 )
 def test_index_reads_as_it_is_told(here: Path, run: Run, flags: tuple[str, ...], found: dict[str, object]) -> None:
     assert here.is_dir()
     assert found.items() <= run("index", "src", *flags, "--json").data["index"].items()
+
+
+def test_rows_must_have_what_a_flag_or_the_catalog_names(here: Path, run: Run) -> None:
+    said = run("index", "src", "--caption-column", "nothing")
+    assert (said.status, "no caption, expected a caption in every row" in said.err) == (2, True)
+    catalog = write_catalog(here / "catalog", rule="stem")
+    write_shards(here / "data" / "secrets", [Row("d/0", 0)], shards=1)
+    said = run("make", "--dataset", "secrets", "--flip", "0.5", "--catalog", catalog)
+    assert (said.status, "no caption, expected a caption in every row" in said.err) == (2, True)
 
 
 def test_index_of_a_variant_is_that_of_what_it_reads(here: Path, run: Run) -> None:

@@ -145,7 +145,8 @@ def test_law_6_locality(case: Case) -> None:
     """Shard i is written with no other shard there, in any order, from its task alone."""
     whole, out = case.make("whole"), case.folder / "lonely"
     dataset = open_dataset(case.source, classes=case.classes)
-    tasks = write._make_tasks(dataset, make_plan(parse_recipe(case.recipe, "test"), dataset.index()), out)
+    plan = make_plan(parse_recipe(case.recipe, "test"), dataset.index())
+    tasks = write.make_tasks(dataset, plan.composed, out, "webdataset", plan.variant_id)
     (out / ".corruptkit" / "partial").mkdir(parents=True)
     kept = {path: (path.read_bytes(), path.stat()) for path in case.source.iterdir() if path.is_file()}
     assert len(tasks) == 3
@@ -153,7 +154,7 @@ def test_law_6_locality(case: Case) -> None:
         shutil.rmtree(case.source)
         case.source.mkdir()
         for path, (content, stat) in kept.items():
-            if path.name.startswith(task.source.stem):
+            if path.name.startswith(task.source.file.stem):
                 path.write_bytes(content)
                 os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         done = write.write_shard(task)
@@ -168,11 +169,12 @@ def test_law_6_locality_of_odd_sources(data: st.DataObject, tmp_path_factory: py
     case = data.draw(draw_cases(tmp_path_factory))
     whole, out = case.make("whole"), case.folder / "lonely"
     dataset = open_dataset(case.source, classes=case.classes)
-    tasks = write._make_tasks(dataset, make_plan(parse_recipe(case.recipe, "test"), dataset.index()), out)
+    plan = make_plan(parse_recipe(case.recipe, "test"), dataset.index())
+    tasks = write.make_tasks(dataset, plan.composed, out, "webdataset", plan.variant_id)
     (out / ".corruptkit" / "partial").mkdir(parents=True)
     task = data.draw(st.sampled_from(tasks))
     for other in tasks:
         if other is not task:
-            other.source.unlink()
+            other.source.file.unlink()
     write.write_shard(task)
     assert (out / task.source.name).read_bytes() == (whole / task.source.name).read_bytes()

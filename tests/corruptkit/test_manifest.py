@@ -121,7 +121,7 @@ def test_circumstance_tells_who_when_and_how(variant: Path, table: Json, monkeyp
     assert found["started"].endswith("+00:00")
     monkeypatch.setattr(sys, "argv", ["/home/somebody/bin/corruptkit", "make", "--out", "x y"])
     assert command_line() == ["corruptkit", "make", "--out", "x y"]
-    assert describe_circumstance("overlay", utc_now()).command == ("corruptkit", "make", "--out", "x y")
+    assert describe_circumstance("overlay", utc_now(), key_encoding="source").command == ("corruptkit", "make", "--out", "x y")
     monkeypatch.setattr(sys, "argv", [])
     assert command_line() == []
     assert str(variant) not in json.dumps(found)
@@ -267,7 +267,7 @@ WRONG: list[tuple[tuple[str | int, ...], object]] = [
     (("shards", 0, "bytes"), 1e300),
     (("shards", 0, "sha256"), ""),
     (("files", 0, "sha256"), "z" * 64),
-    (("circumstance", "format"), "arrow"),
+    (("circumstance", "format"), "zip"),
     (("circumstance", "versions"), []),
     (("circumstance", "command"), "corruptkit make"),
 ]

@@ -49,7 +49,7 @@ def test_law_2_resumed_run_does_not_mix_two_sources(source: Path, tmp_path: Path
     write_shard = write.write_shard
 
     def stop_at_third(task: write.ShardTask) -> write.ShardDone:
-        if task.first_row == 20:
+        if task.source.first_row == 20:
             raise KeyboardInterrupt
         return write_shard(task)
 

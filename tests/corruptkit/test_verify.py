@@ -675,7 +675,7 @@ def test_deep_needs_the_source_in_the_same_shards(made: Made, tmp_path: Path) ->
 def test_variant_of_an_overlay_is_compared_with_what_the_overlay_reads(made: Made, tmp_path: Path) -> None:
     overlay = open_dataset(made.overlay)
     recipe = parse_recipe({"seed": "8", "chain": [{"kind": "swap", "ratio": "0.5"}]}, "test")
-    write_variant(overlay, make_plan(recipe, overlay.index()), tmp_path / "over")
+    write_variant(overlay, make_plan(recipe, overlay.index()), tmp_path / "over", "webdataset")
     assert problems_of(tmp_path / "over", source=made.overlay, deep=True) == []
     (problem,) = problems_of(tmp_path / "over", source=made.source)
     assert problem.startswith(f"{made.source}, ")
