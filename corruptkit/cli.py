@@ -62,8 +62,6 @@ def _add_make(commands: Any) -> None:
         source.add_argument(
             "--source", metavar="PATH", help="a folder of tars, Parquet, Arrow or images, one shard, a 'DIR/*.tar' pattern, or a variant"
         )
-        if name == "make":
-            source.add_argument("--from", dest="overlay", metavar="OVERLAY", help="an overlay to write out: its source, its recipe")
         what = parser.add_argument_group("how to corrupt it")
         kind = what.add_mutually_exclusive_group()
         kind.add_argument("--flip", metavar="R", help="share of labels to change, 0 to 1; several with commas, one variant each")
@@ -81,6 +79,7 @@ def _add_make(commands: Any) -> None:
         _add_source_flags(parser)
         where = parser.add_argument_group("what to write")
         if name == "make":
+            where.add_argument("--from", dest="overlay", metavar="OVERLAY", help="write an overlay out, of its source or --source PATH")
             where.add_argument(
                 "--format",
                 type=_one_of("webdataset", "parquet", "arrow", "overlay"),

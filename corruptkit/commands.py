@@ -85,13 +85,13 @@ def _default_format(args: Namespace, dataset: Dataset) -> Format:
 def _read_overlay(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
     """The source of an overlay, and its recipe under its name."""
     place = local_path(args.overlay)
-    names = ("flip", "swap", "recipe", "variant", "mode", "groups", "matrix", "of", "seed", "split", "key", "classes")
+    names = ("dataset", "flip", "swap", "recipe", "variant", "mode", "groups", "matrix", "of", "seed", "split", "key", "classes")
     _refuse_flags(args, "--from", names)
     manifest = read_manifest(place)
     if manifest.circumstance.format != "overlay":
         found = f"a variant in the format {manifest.circumstance.format}"
         raise CatalogError(Problem(str(place), found, "an overlay", "state it as --source to corrupt it further"))
-    dataset, recipe = open_source(place, manifest), stored_recipe(place, manifest)
+    dataset, recipe = open_source(place, manifest, args.source), stored_recipe(place, manifest)
     found = make_plan(recipe, dataset.index()).variant_id
     if found != manifest.variant_id:
         raise IntegrityError(Problem(str(place), f"planned again, it is {found}", manifest.variant_id, "do not use it"))

@@ -23,17 +23,25 @@ from corruptkit.formats.tar import BLOCK, make_header, pad_block, read_range
 from corruptkit.formats.webdataset import Patch, member_at, patch_shard
 from corruptkit.manifest import FOLDER
 from corruptkit.target import PARTIAL
-from corruptkit.tasks import make_tasks, write_shard
+from corruptkit.tasks import folder_beside, make_tasks, write_shard
 
 _PIECE = 1 << 22
 
 
 def compare_variant(variant: Dataset, source: Dataset, edits: pa.Table) -> None:
     """Compare shards, side-cars, originals and carried files. Raises IntegrityError at the first difference."""
-    format = variant.layout.format
-    if format == "imagefolder" or format != source.layout.format or format != "webdataset":
+    if (variant.layout.format, source.layout.format) == ("webdataset", "webdataset"):
+        _compare_tars(variant, source, edits)
+    else:
         _compare_again(variant, source, edits)
-        return
+    for file in carried_files(folder_beside(source), variant.layout.format != source.layout.format):
+        mine = variant.path / file.name
+        if not mine.is_file() or file.read_bytes() != mine.read_bytes():
+            raise _differs(mine, "")
+
+
+def _compare_tars(variant: Dataset, source: Dataset, edits: pa.Table) -> None:
+    """Tars whose bytes are copies, with the members that the plan replaces."""
     names = [[shard.name for shard in dataset.shards] for dataset in (variant, source)]
     if names[0] != names[1]:
         found, expected = f"{len(names[0])} shards", f"the source's {len(names[1])} shards, by name"
@@ -55,10 +63,6 @@ def compare_variant(variant: Dataset, source: Dataset, edits: pa.Table) -> None:
         _expect_next(originals, b"".join(kept) + bytes(2 * BLOCK), "side-cars and the end marker")
         if originals.read(1):
             raise _differs(Path(originals.name), "bytes after the end marker")
-    for folder in {shard.parent for shard in source.shards}:
-        for file in carried_files(folder):
-            if file.read_bytes() != (variant.path / file.name).read_bytes():
-                raise _differs(variant.path / file.name, "")
 
 
 def _compare_again(variant: Dataset, source: Dataset, edits: pa.Table) -> None:

@@ -165,8 +165,13 @@ class Dataset:
             kinds["caption"] = pa.large_string()
         others = tuple(sorted({other for shard in index.meta.shards for other in shard.others}))
         for number, shard in enumerate(self.shards):
-            if mine := tuple(name for name in index.meta.shards[number].others if name not in kinds):
-                kinds |= FORMATS[self.layout.format].other_types(Shard(shard, self.root, self.layout), mine)
+            mine = FORMATS[self.layout.format].other_types(Shard(shard, self.root, self.layout), index.meta.shards[number].others)
+            for name, kind in mine.items():
+                if pa.types.is_null(kinds.setdefault(name, kind)):
+                    kinds[name] = kind
+                elif kind != kinds[name] and not pa.types.is_null(kind):
+                    found, expected = f"the column '{name}' is of type {kind}", f"{kinds[name]}, as in another shard"
+                    raise DatasetError(Problem(str(shard), found, expected, "give all shards one schema"))
         return pa.schema([(name, kinds[name]) for name in (*(n for n in kinds if n not in others), *others)])
 
     def batches(self, order: Sequence[int] | None = None, *, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
@@ -199,14 +204,13 @@ class Dataset:
         """A `datasets.IterableDataset` that reads as it goes, a shard a unit of work; needs the extra corruptkit[datasets]."""
         import datasets
 
-        kinds = {field.name: datasets.Value(str(field.type)) for field in self.schema()}
-        if "image" in kinds:
-            kinds["image"] = datasets.Image()
+        kinds = datasets.Features.from_arrow_schema(self.schema())
+        kinds["image"] = datasets.Image()
         if "label" in kinds and self.layout.class_names:
             kinds["label"] = datasets.ClassLabel(names=list(self.layout.class_names))
         numbers = list(range(len(self.shards)))
         return datasets.IterableDataset.from_generator(
-            _shard_examples, features=datasets.Features(kinds), gen_kwargs={"dataset": self, "shards": numbers}, split=self.split
+            _shard_examples, features=kinds, gen_kwargs={"dataset": self, "shards": numbers}, split=self.split
         )
 
     def to_torch(self) -> TorchRows:
@@ -338,7 +342,7 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
         do = "start the same `corruptkit make` again to finish it"
         raise DatasetError(Problem(str(place), "an unfinished variant", "a finished one", do))
     found = find_shards(place, split)
-    rule = check_rule(key, found.format) if key else _usual_rule(found)
+    rule = check_rule(key, found.format) if key else FORMATS[found.format].find_rule(found.shards[0])
     named = _named_fields(columns)
     names = found.class_names or _stated_classes(found, label_column)
     layout = Layout(rule, columns, found.format, "source", tuple(sorted({*fields, *named})), names)
@@ -351,16 +355,6 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
 def _named_fields(columns: Columns) -> list[FieldName]:
     """The fields whose columns are named: every row must have them."""
     return [field for field in FIELDS if getattr(columns, field)]
-
-
-def _usual_rule(found: Found) -> str:
-    """The key rule of a source for which nobody states one."""
-    if found.format == "webdataset":
-        return "sample"
-    if found.format == "imagefolder":
-        return "path"
-    rule: str = (parquet if found.format == "parquet" else arrow).find_rule(found.shards[0])
-    return rule
 
 
 def _stated_classes(found: Found, label_column: str) -> tuple[str, ...]:

@@ -143,15 +143,16 @@ def make_index(  # noqa: PLR0913 - what a source may leave open, by name
     With `exclude`, the rows of a duplicated key and those whose label is too large join the excluded ones.
     """
     table = _join_tables(tables)
+    if key_rule == "ordinal":  # a shard that is scanned alone does not know how many rows stand before it
+        table = table.set_column(0, "key", _ordinal_keys(len(table)))
     out = EXCLUDED.empty_table() if excluded is None else excluded
     if exclude:
         table, more = _exclude_rows(table, classes, null_label=null_label)
         out = pa.concat_tables([out, more]).sort_by([("shard", "ascending"), ("position", "ascending")]).combine_chunks()
         counts = np.bincount(table["shard"].to_numpy(), minlength=len(shards)).tolist()
         shards = [stat.model_copy(update={"rows": count}) for stat, count in zip(shards, counts, strict=True)]
-    if key_rule == "ordinal":  # a shard that is scanned alone does not know how many rows stand before it
-        keys = pa.array([f"row-{row:012d}" for row in range(len(table))], pa.large_string())
-        table = table.set_column(0, "key", keys)
+    if key_rule == "ordinal" and exclude:  # excluded rows are not counted
+        table = table.set_column(0, "key", _ordinal_keys(len(table)))
     keys = table["key"].combine_chunks()
     order = sort_keys(keys)
     _refuse_duplicates(keys, order, table, shards, where)
@@ -168,6 +169,10 @@ def make_index(  # noqa: PLR0913 - what a source may leave open, by name
         shards=tuple(shards),
     )
     return with_fingerprint(Index(table.select(SCHEMA.names), meta, out))
+
+
+def _ordinal_keys(count: int) -> pa.Array:
+    return pa.array([f"row-{row:012d}" for row in range(count)], pa.large_string())
 
 
 def _join_tables(tables: Sequence[pa.Table]) -> pa.Table:
@@ -350,8 +355,10 @@ def stat_shard(shard: Shard) -> tuple[str, int, int]:
 def _index_folders(source: Readable) -> list[Path]:
     """Where an index is kept: beside its shards, else in the user's cache."""
     home = source.root.resolve()
+    # A folder that is a shard itself would change by what is written into it.
+    beside = [] if source.root in source.shards else [home / FOLDER]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corruptkit"
-    return [home / FOLDER, cache / sha256_hex(os.fsencode(home))[:16]]
+    return [*beside, cache / sha256_hex(os.fsencode(home))[:16]]
 
 
 def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers: int, watch: Watch | None) -> Index:

@@ -18,6 +18,7 @@ from corruptkit.formats.table import (
     default_rule,
     edited_tables,
     find_fields,
+    find_image,
     fit_table,
     has_path,
     row_of,
@@ -83,8 +84,8 @@ def find_rule(file: Path) -> str:
     """The key rule of a source that states none."""
     with _explain(file):
         table = _map_table(file, file.stat().st_mtime_ns)
-    image = next((name for name in table.column_names if has_path(table.schema, name)), "")
-    paths = bool(image) and len(table) > 0 and (table[image][0].as_py() or {}).get("path") is not None
+    image = find_image(table.schema)
+    paths = has_path(table.schema, image) and len(table) > 0 and (table[image][0].as_py() or {}).get("path") is not None
     return default_rule(table.schema, paths=paths)
 
 

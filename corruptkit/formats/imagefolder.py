@@ -1,7 +1,7 @@
 """Folders of images, read only: a folder a class, or a metadata file that lists images with their captions, as `datasets` reads them.
 
-A shard is a folder of a class, or a metadata file. Where there are metadata files, they alone say what the rows are, and
-folders are no classes.
+A shard is a folder that holds images, or a metadata file; a class is a folder at the top. Where there are metadata files, they
+alone say what the rows are, and folders are no classes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ _USUAL = {"label": ("label",), "caption": ("caption", "text")}
 
 
 class _File(NamedTuple):
-    """An image, its path below the root, and the other columns that a metadata file gives it."""
+    """An image, its path below the root, and the other columns that a metadata file gives it; or why it is none."""
 
     path: str
     columns: Mapping[str, Any]
+    fault: DatasetError | None = None
 
 
 def is_image(name: str) -> bool:
@@ -46,9 +47,12 @@ def find_folders(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     metadata = sorted(path for name in METADATA for path in root.rglob(name) if path.is_file())
     if metadata:
         return metadata, ()
-    folders = [entry for entry in sorted(root.iterdir(), key=lambda p: os.fsencode(p.name)) if entry.is_dir() and entry.name[0] != "."]
-    loose = any(is_image(entry.name) for entry in root.iterdir() if entry.is_file())
-    return ([root] if loose else []) + folders, tuple(folder.name for folder in folders)
+    classes = sorted((entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."), key=os.fsencode)
+    folders = []
+    for place, below, names in os.walk(root, followlinks=True):
+        below[:] = [name for name in below if name[0] != "."]
+        folders += [Path(place)] if any(map(is_image, names)) else []
+    return sorted(folders, key=os.fsencode), tuple(classes)
 
 
 def _list_files(shard: Shard) -> list[_File]:
@@ -59,9 +63,8 @@ def _list_files(shard: Shard) -> list[_File]:
 def _list_images(file: Path, root: Path, mtime_ns: int) -> list[_File]:  # noqa: ARG001 - a changed folder is another one
     if file.name in METADATA:
         return [_named_file(file, root, line, row) for line, row in enumerate(_read_metadata(file), 1)]
-    walk = os.walk(file) if file != root else [next(os.walk(file))]
-    paths = [Path(folder, name) for folder, _, names in walk for name in names if is_image(name)]
-    return [_File(path, {}) for path in sorted((path.relative_to(root).as_posix() for path in paths), key=os.fsencode)]
+    paths = (path.relative_to(root).as_posix() for path in file.iterdir() if is_image(path.name) and path.is_file())
+    return [_File(path, {}) for path in sorted(paths, key=os.fsencode)]
 
 
 def _read_metadata(file: Path) -> list[dict[str, Any]]:
@@ -93,20 +96,25 @@ def _load_line(number: int, line: bytes) -> dict[str, Any]:
 
 
 def _named_file(file: Path, root: Path, line: int, row: dict[str, Any]) -> _File:
-    """The image that a row of a metadata file names, which must lie below it."""
+    """The image that a row of a metadata file names, which must lie below the root."""
     name = row.pop("file_name", None)
-    where, do = f"row {line}", "mend the metadata file"
+    found, expected = _name_fault(file, root, name)
+    if found:
+        return _File("", row, DatasetError(Problem(str(file), found, expected, "mend the metadata file", key=f"row {line}")))
+    return _File(file.parent.joinpath(*PurePosixPath(name).parts).relative_to(root).as_posix(), row)
+
+
+def _name_fault(file: Path, root: Path, name: Any) -> tuple[str, str]:
+    """What is wrong with a file_name, and what was expected; nothing where it is sound."""
     if not isinstance(name, str) or not name:
-        raise DatasetError(Problem(str(file), "no file_name", "the path of an image in every row", do, key=where))
+        return "no file_name", "the path of an image in every row"
     parts = PurePosixPath(name).parts
     if "://" in name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise DatasetError(Problem(str(file), f"the path {name!r:.80}", "a path below the metadata file", do, key=where))
+        return f"the path {name!r:.80}", "a path below the metadata file"
     path = file.parent.joinpath(*parts)
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        raise DatasetError(Problem(str(file), f"{name!r:.80} leads out of the folder", "an image below it", do, key=where))
-    if not path.is_file():
-        raise DatasetError(Problem(str(file), f"no file {name!r:.80}", "an image that is there", do, key=where))
-    return _File(path.relative_to(root).as_posix(), row)
+    if not path.resolve().is_relative_to(root.resolve()):
+        return f"{name!r:.80} leads out of the folder", "an image below it"
+    return ("", "") if path.is_file() else (f"no file {name!r:.80}", "an image that is there")
 
 
 def find_rule(file: Path) -> str:  # noqa: ARG001 - the signature of every format
@@ -120,6 +128,8 @@ def _name_of(field: FieldName, columns: Columns, row: Mapping[str, Any]) -> str:
 
 
 def _key(shard: Shard, found: _File, ordinal: int) -> str:
+    if found.fault is not None:
+        raise found.fault
     rule = shard.layout.key_rule
     if rule.startswith("column:"):
         value = found.columns.get(rule.removeprefix("column:"))
@@ -234,7 +244,7 @@ def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -
 
 
 def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:
-    """The types of the other columns of a metadata file; text where they are mixed."""
+    """The types of the other columns of a metadata file. Raises DatasetError where one is mixed."""
     rows = [found.columns for found in _list_files(shard)]
     types = {}
     for name in others:

@@ -81,8 +81,11 @@ class Spot(NamedTuple):
     number: int  # of the row in the data set
 
 
-class Format(Protocol):
-    """What a module of this folder does for its format. Edits come by key; rows come with their image's file name."""
+class Reader(Protocol):
+    """What a module of this folder does to read its format. Edits come by key; rows come with their image's file name."""
+
+    def find_rule(self, file: Path) -> str:
+        """The key rule of a source that states none, from its first shard."""
 
     def scan_shard(self, shard: Shard, *, exclude: bool = False) -> Scan:
         """The shard's rows of the index; bad ones are refused, or listed where `exclude` is set."""

@@ -18,7 +18,18 @@ import pyarrow.parquet as pq
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Row, Scan, Shard, Spot
-from corruptkit.formats.table import default_rule, edited_tables, find_fields, fit_table, row_of, scan_tables, standard_tables, table_rows
+from corruptkit.formats.table import (
+    default_rule,
+    edited_tables,
+    find_fields,
+    find_image,
+    fit_table,
+    has_path,
+    row_of,
+    scan_tables,
+    standard_tables,
+    table_rows,
+)
 
 _PIECE = 1024  # rows read at a time
 _BUFFER = 4 << 20
@@ -47,14 +58,11 @@ def read_schema(file: Path) -> pa.Schema:
 def find_rule(file: Path) -> str:
     """The key rule of a source that states none."""
     with _open_file(file) as parquet:
-        flat = next((c.path for c in map(parquet.schema.column, range(len(parquet.schema))) if c.path.endswith(".path")), "")
-        table = _first_rows(parquet, flat) if flat else None
-    paths = table is not None and len(table) > 0 and table.flatten().column(0)[0].as_py() is not None
-    return default_rule(parquet.schema_arrow, paths=paths)
-
-
-def _first_rows(parquet: pq.ParquetFile, column: str) -> pa.Table | None:
-    return next((pa.Table.from_batches([b]) for b in parquet.iter_batches(1, columns=[column], use_threads=False)), None)
+        schema = parquet.schema_arrow
+        image = find_image(schema)
+        batches = parquet.iter_batches(1, columns=[f"{image}.path"], use_threads=False) if has_path(schema, image) else iter(())
+        first = next((batch[image][0].as_py() for batch in batches if len(batch)), None)
+    return default_rule(schema, paths=first is not None and first["path"] is not None)
 
 
 def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:

@@ -47,23 +47,32 @@ def default_rule(schema: pa.Schema, *, paths: bool) -> str:
 
 def find_fields(schema: pa.Schema, layout: Layout, file: str) -> Fields:
     """The columns that a layout names, or the usual ones. Raises DatasetError where one is absent or of an unfit type."""
-    key = "key" if layout.key_encoding == "column" else layout.key_rule.removeprefix("column:") if ":" in layout.key_rule else ""
-    key = "" if layout.key_rule.startswith("regex:") and layout.key_encoding != "column" else key
+    rule = layout.key_rule
+    key = "key" if layout.key_encoding == "column" else rule.removeprefix("column:") if rule.startswith("column:") else ""
     named = {"key": key, "image": layout.columns.image, "label": layout.columns.label, "caption": layout.columns.caption}
     found = {}
     for field, name in named.items():
         if name and name not in schema.names:
             do = f"name one of: {', '.join(schema.names[:12])}"
             raise DatasetError(Problem(file, f"no column '{name}'", f"the column of the {field}s", do))
-        found[field] = name or next((usual for usual in _USUAL.get(field, ()) if usual in schema.names), "")
-    if not layout.columns.image and found["image"] and not _image_type(schema.field(found["image"]).type):
-        found["image"] = ""
-    if not found["image"] and not layout.columns.image:
-        found["image"] = next((f.name for f in schema if has_path(schema, f.name)), "")
+        found[field] = name or _usual_column(schema, field)
+    found["image"] = layout.columns.image or find_image(schema)
     for field in ("key", "label", "caption", "image"):
         _check_type(schema, found[field], field, file)
     others = tuple(name for name in schema.names if name not in found.values() and name not in _FIELDS)
     return Fields(**found, others=others)
+
+
+def _usual_column(schema: pa.Schema, field: str) -> str:
+    return next((usual for usual in _USUAL.get(field, ()) if usual in schema.names), "")
+
+
+def find_image(schema: pa.Schema) -> str:
+    """The column of images where none is named: the usual one, else the first that holds bytes and a path."""
+    usual = _usual_column(schema, "image")
+    if usual and _image_type(schema.field(usual).type):
+        return usual
+    return next((field.name for field in schema if has_path(schema, field.name)), "")
 
 
 def has_path(schema: pa.Schema, image: str) -> bool:

@@ -206,3 +206,77 @@ def test_only_an_overlay_is_materialised(tars: Path, tmp_path: Path, capsys: pyt
     assert "a variant in the format webdataset, expected an overlay" in capsys.readouterr().err
     assert main(["make", "--from", str(tmp_path / "x"), "--swap", "0.1"]) == 2
     assert "it stands beside --from" in capsys.readouterr().err
+
+
+def test_overlay_is_materialised_of_a_source_that_has_moved(tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = ck.open_dataset(tars)
+    ck.write_variant(dataset, ck.make_plan(BOTH, dataset.index()), tmp_path / "x.overlay", "overlay")
+    tars.rename(tmp_path / "moved")
+    words = ["make", "--from", str(tmp_path / "x.overlay"), "--out", str(tmp_path / "x")]
+    assert main(words) == 2
+    assert "state --source PATH" in capsys.readouterr().err
+    assert main([*words, "--source", str(tmp_path / "moved")]) == 0
+
+
+def test_ordinals_count_over_shards_where_bad_samples_are_excluded(tars: Path) -> None:
+    whole = ck.open_dataset(tars, key="ordinal").index()
+    assert len(whole) == len(ROWS)
+    assert ck.open_dataset(tars, key="ordinal", bad="exclude").index().meta.fingerprint == whole.meta.fingerprint
+
+
+def test_loose_images_are_read_in_the_run_that_indexes_them(tmp_path: Path) -> None:
+    for row in ROWS[:3]:
+        (tmp_path / f"{row.key}.png").write_bytes(row.image or b"")
+    dataset = ck.open_dataset(tmp_path)
+    assert [dataset.row(number)["key"] for number in range(len(dataset))] == [row.key for row in ROWS[:3]]
+
+
+def test_image_that_is_added_deep_in_a_class_is_seen(tmp_path: Path) -> None:
+    for name in ("a/deep/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [(row["key"], row["label"]) for row in ck.open_dataset(tmp_path).rows()] == [("a/deep/1", 0), ("b/2", 1)]
+    (tmp_path / "a/deep/0.png").write_bytes(b"x")
+    assert len(ck.open_dataset(tmp_path)) == 3
+
+
+def test_row_of_metadata_without_its_image_is_refused_or_excluded(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,one\nb.png,two\n")
+    with pytest.raises(DatasetError, match=r"metadata.csv, row 2: no file 'b.png'"):
+        ck.open_dataset(tmp_path).index()
+    dataset = ck.open_dataset(tmp_path, bad="exclude")
+    assert [row["caption"] for row in dataset.rows()] == ["one"]
+    assert dataset.index().excluded["reason"].to_pylist() == ["no file 'b.png'"]
+
+
+def test_metadata_does_not_lead_out_through_a_folder_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"secret")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "sub").symlink_to(tmp_path / "out")
+    (tmp_path / "src" / "metadata.csv").write_text("file_name,text\nsub/a.png,one\n")
+    with pytest.raises(DatasetError, match="leads out of the folder"):
+        ck.open_dataset(tmp_path / "src").index()
+
+
+def test_shards_of_one_column_in_two_types_are_refused(tmp_path: Path) -> None:
+    for name, value in (("0", 1), ("1", "x")):
+        pq.write_table(pa.table({"key": [name], "label": [0], "n": [value]}), tmp_path / f"{name}.parquet")
+    with pytest.raises(DatasetError, match=r"1.parquet: the column 'n' is of type string, expected int64, as in another shard"):
+        next(ck.open_dataset(tmp_path).batches())
+
+
+def test_nested_columns_reach_datasets(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    pq.write_table(pa.table({"key": ["a"], "label": [0], "n": [[1, 2]]}), tmp_path / "0.parquet")
+    assert next(iter(ck.open_dataset(tmp_path).to_datasets()))["n"] == [1, 2]
+
+
+def test_deep_check_of_another_format_compares_licences(tars: Path, tmp_path: Path) -> None:
+    (tars / "LICENSE").write_text("mine")
+    dataset = ck.open_dataset(tars)
+    ck.write_variant(dataset, ck.make_plan(BOTH, dataset.index()), tmp_path / "p", "parquet")
+    assert ck.verify(tmp_path / "p", source=tars, deep=True).problems == ()
+    (tars / "LICENSE").write_text("other")
+    assert "LICENSE" in str(ck.verify(tmp_path / "p", source=tars, deep=True).problems[0])
