@@ -29,6 +29,7 @@ import corruptkit as ck
 from corruptkit.edits import map_edits
 from corruptkit.files import copy_patched, open_atomic
 from corruptkit.formats.webdataset import patch_shard
+from corruptkit.tasks import find_spots
 
 _WORKERS = 2
 _IMAGES = (30_000, 100_000)
@@ -57,8 +58,9 @@ def copy_edited(source: ck.Dataset, plan: ck.Plan, out: Path) -> None:
     edits, keys = map_edits(plan.composed, source.index()), source.index().column("key")
     for shard, start, stop in source.shard_rows():
         own = {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)}
-        with shard.open("rb", buffering=0) as file, open_atomic(out / shard.name, out) as copy:
-            patches = patch_shard(shard, source.layout, own, first_row=start)
+        spots = [spot for _, spot in find_spots(source.index(), shard, start, stop, own)]
+        with shard.file.open("rb", buffering=0) as file, open_atomic(out / shard.name, out) as copy:
+            patches = patch_shard(shard, own, spots=spots)
             copy_patched(file, copy, ((patch.start, patch.end, patch.content) for patch in patches))
 
 

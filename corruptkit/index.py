@@ -26,7 +26,7 @@ from corruptkit.formats import FORMATS
 from corruptkit.formats.layout import SCANNED, Layout, Scan, Shard
 from corruptkit.manifest import FOLDER, SourceIdentity
 
-INDEX_VERSION = "4"
+INDEX_VERSION = "5"
 _HEAD = 64
 _PIECE = 1 << 26
 SCHEMA = pa.schema(

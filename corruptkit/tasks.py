@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corruptkit.dataset import Dataset
@@ -26,7 +27,7 @@ from corruptkit.formats.layout import KeyEncoding, Row, Shard, Spot, pack_rows
 from corruptkit.formats.members import write_rows
 from corruptkit.formats.sidecar import count_leftovers, rewrite_pair, sidecar_of
 from corruptkit.formats.webdataset import patch_shard
-from corruptkit.index import ShardStat
+from corruptkit.index import Index, ShardStat
 from corruptkit.manifest import FOLDER, FileRecord, ShardRecord
 from corruptkit.target import PARTIAL
 
@@ -64,7 +65,7 @@ class ShardTask:
     schema: pa.Schema | None = None  # of rows, where they are written in another format
     image: str = ""  # the suffix of images in tars
     class_names: tuple[str, ...] = ()
-    spots: tuple[tuple[Shard, Spot], ...] = ()  # of a folder of images: its rows
+    spots: tuple[tuple[Shard, Spot], ...] = ()  # of a folder of images: its rows; of tars that are patched: those that have edits
 
 
 def usual_format(dataset: Dataset) -> Format:
@@ -110,8 +111,18 @@ def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Forma
         mine = {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)}
         name = _output_name(format, dataset.split, number, len(parts)) if converts else stat.name
         below = dataset.shard_edits(start, stop)
-        tasks.append(ShardTask(variant_id, shard, (stat,), stat.bytes, stat.rows, target, name, format, mine, below, **more))
+        patches = format == "webdataset" and not converts
+        spots = find_spots(index, shard, start, stop, mine.keys() | below.keys()) if patches else ()
+        tasks.append(ShardTask(variant_id, shard, (stat,), stat.bytes, stat.rows, target, name, format, mine, below, spots=spots, **more))
     return tasks
+
+
+def find_spots(index: Index, shard: Shard, start: int, stop: int, keys: Collection[str]) -> tuple[tuple[Shard, Spot], ...]:
+    """Where those of a shard's rows [start, stop) lie that have one of the keys."""
+    wanted = pc.is_in(index.column("key")[start:stop], pa.array(sorted(keys), pa.large_string()))
+    rows = np.flatnonzero(np.asarray(wanted)) + start
+    places = (index.numbers(name)[rows].tolist() for name in ("position", "offset", "length"))
+    return tuple((shard, Spot(*place)) for place in zip(*places, rows.tolist(), strict=True))
 
 
 def _image_tasks(
@@ -307,7 +318,7 @@ def refuse_changed(file: Path, known: ShardStat, found: os.stat_result | None = 
 
 def _keep_originals(task: ShardTask, originals: BinaryIO, seen: _Seen) -> Iterator[Span]:
     """The spans that a shard's edits replace; what stood there goes to the originals."""
-    for patch in patch_shard(task.source, task.edits, task.below):
+    for patch in patch_shard(task.source, task.edits, task.below, [spot for _, spot in task.spots]):
         originals.write(patch.original or b"")
         seen.stems[patch.key] = patch.stem.rpartition("/")[2]
         seen.leftovers += tells_old(patch.content, task.edits.get(patch.key, {})) if patch.name.lower().endswith(".json") else 0

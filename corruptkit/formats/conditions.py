@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 FieldName = Literal["label", "caption"]
@@ -17,6 +18,7 @@ RowEdit = Mapping[FieldName, tuple[str, str]]
 
 _LABEL = re.compile(rb"((?:\xef\xbb\xbf)?[ \t\n\v\f\r]*)([0-9]+)([ \t\n\v\f\r]*)")
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BEFORE_OBJECT = b"\xef\xbb\xbf \t\r\n"
 _DECODER = json.JSONDecoder()
 _TELLING = 4  # shorter texts stand everywhere by chance
 _LARGEST_LABEL = 18  # digits that surely fit a signed 64-bit integer
@@ -64,6 +66,7 @@ def read_caption(content: bytes) -> str:
         raise ValueError(f"a caption that is not UTF-8 at byte {error.start}") from None
 
 
+@lru_cache(maxsize=2)  # writing asks for those of one member four times
 def json_spans(content: bytes) -> tuple[str, list[Span]]:
     """The text of a JSON object and its top-level values with their places; ValueError where it is none."""
     try:
@@ -114,33 +117,74 @@ def _skip(text: str, place: int, expected: str) -> int:
     return _space(text, place + 1)
 
 
-def _find_spans(content: bytes) -> list[Span]:
+class _Source(NamedTuple):
+    """Where a field is looked for: in a member of its own, else under a name in the .json."""
+
+    field: FieldName
+    suffix: str
+    read: Callable[[bytes], str]
+    name: str
+
+
+@lru_cache(maxsize=64)
+def _field_sources(columns: Columns) -> tuple[_Source, ...]:
+    readers: dict[FieldName, Callable[[bytes], str]] = {"label": read_label, "caption": read_caption}
+    return tuple(_Source(field, columns.suffix(field), readers[field], columns.json_field(field)) for field in FIELDS)
+
+
+@lru_cache(maxsize=64)
+def _spelling(name: str) -> bytes | None:
+    """How a name is spelled in JSON unless by code points; None for one with further spellings, such as those of a slash."""
+    return f'"{name}"'.encode() if re.fullmatch(r"[\w .:-]+", name, re.ASCII) else None
+
+
+def _may_hold(content: bytes, name: str) -> bool:
+    """Whether a .json has to be parsed for a field; one that seems cut, or followed by more, is parsed to be refused."""
+    spelled = _spelling(name)
+    return spelled is None or spelled in content or content[:1] != b"{" or content[-1:] != b"}" or b"\\u00" in content
+
+
+def _find_fields(content: bytes) -> Mapping[str, Any]:
     """The fields of a .json; one that holds no object, such as a list of boxes, has none."""
-    begins = content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    return [] if begins in b'["-0123456789tfn' else json_spans(content)[1]  # what begins like no JSON is packed or broken
+    begins = content.lstrip(_BEFORE_OBJECT)[:1]
+    if begins in b'["-0123456789tfn':  # what begins like no JSON is packed or broken
+        return {}
+    try:
+        fields: dict[str, Any] = _DECODER.decode(content.decode())
+    except (ValueError, RecursionError):  # a BOM, or no object: this knows the one and names the other
+        return {span.name: span.value for span in json_spans(content)[1]}
+    return fields
 
 
-def find_conditions(suffixes: Collection[str], content_of: Callable[[str], bytes], columns: Columns) -> dict[FieldName, str]:
-    """The label (in decimal) and caption among a sample's members: in a member of their own, else in the .json."""
+@lru_cache(maxsize=1 << 10)
+def condition_suffixes(suffixes: tuple[str, ...], columns: Columns) -> tuple[str, ...]:
+    """Those of a sample's members that its label and caption stand in, or may stand in."""
+    own = [columns.suffix(field) for field in FIELDS if columns.suffix(field) in suffixes]
+    return tuple(own) if len(own) == len(FIELDS) or "json" not in suffixes else tuple({*own, "json"})
+
+
+def find_conditions(members: Mapping[str, bytes], columns: Columns) -> dict[FieldName, str]:
+    """The label (in decimal) and caption among a sample's members by suffix: in a member of their own, else in the .json."""
     found: dict[FieldName, str] = {}
-    spans: list[Span] | None = None
-    for field in FIELDS:
-        suffix = columns.suffix(field)
-        if suffix in suffixes and suffix != "json":
-            found[field] = (read_label if field == "label" else read_caption)(content_of(suffix))
-        elif "json" in suffixes:
-            spans = _find_spans(content_of("json")) if spans is None else spans
-            value = json_value(spans, columns.json_field(field), field)
-            found |= {} if value is None else {field: value}
+    fields: Mapping[str, Any] | None = None
+    for field, suffix, read, name in _field_sources(columns):
+        if suffix in members and suffix != "json":
+            found[field] = read(members[suffix])
+        elif "json" in members and _may_hold(members["json"], name):
+            fields = _find_fields(members["json"]) if fields is None else fields
+            value = _as_condition(fields.get(name), field)
+            if value is not None:
+                found[field] = value
     return found
 
 
 def json_value(spans: list[Span], name: str, field: FieldName) -> str | None:
     """A field's value in a .json: a text caption, or a label given as a non-negative integer or its digits."""
-    found = [span.value for span in spans if span.name == name]
-    if not found:
-        return None
-    value = found[-1]  # of a repeated name every reader takes the last
+    values = [span.value for span in spans if span.name == name]
+    return _as_condition(values[-1], field) if values else None  # of a repeated name every reader takes the last
+
+
+def _as_condition(value: object, field: FieldName) -> str | None:
     if field == "caption":
         return _checked_text(value) if isinstance(value, str) else None
     if isinstance(value, str):

@@ -21,7 +21,7 @@ from xxhash import xxh3_64
 
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import Columns, FieldName, RowEdit
-from corruptkit.formats.keys import Place, check_key, make_keyer, strip_suffix
+from corruptkit.formats.keys import check_key, make_keyer, strip_suffix
 from corruptkit.formats.layout import SCANNED, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
 from corruptkit.formats.webdataset import IMAGE_SUFFIXES
 
@@ -138,7 +138,7 @@ def _key(shard: Shard, found: _File, ordinal: int) -> str:
             raise DatasetError(Problem(str(shard.file), f"no text or integer '{name}'", "a key in every row", "mend --key", key=found.path))
         key = str(value)
     else:
-        key = make_keyer(rule)(Place(strip_suffix(found.path), shard.file.name, ordinal)) or ""
+        key = make_keyer(rule)(strip_suffix(found.path), shard.file.name, ordinal) or ""
     return check_key(key, str(shard.file))
 
 

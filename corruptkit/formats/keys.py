@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from corruptkit.errors import CatalogError, DatasetError, Problem, nearest_word
 
@@ -21,12 +20,8 @@ RULES = {
 _ARGUMENTS = {"regex:": "regex:R", "json:": "json:FIELD", "column:": "column:NAME"}
 
 
-class Place(NamedTuple):
-    """Where a sample stands: its sample key or path, its shard's file name, and its number in file order over all shards."""
-
-    sample: str
-    shard: str
-    ordinal: int
+# A sample's key of its sample key or path, its shard's file name, and its number in file order over all shards.
+Keyer = Callable[[str, str, int], str | None]
 
 
 def check_rule(rule: str, format: str = "webdataset") -> str:
@@ -46,27 +41,27 @@ def check_rule(rule: str, format: str = "webdataset") -> str:
     return rule
 
 
-def make_keyer(rule: str) -> Callable[[Place], str | None]:
+def make_keyer(rule: str) -> Keyer:
     """The function that gives a sample's key; None for rules that need the sample's content."""
     if rule.startswith("regex:"):
         return partial(_first_group, re.compile(rule.removeprefix("regex:")))
-    return _KEYERS.get(rule, lambda _: None)
+    return _KEYERS.get(rule, lambda *_: None)
 
 
-_KEYERS: dict[str, Callable[[Place], str]] = {
-    "sample": lambda place: place.sample,
-    "path": lambda place: place.sample,
-    "stem": lambda place: place.sample.rpartition("/")[2],
-    "shard/key": lambda place: f"{place.shard.removesuffix('.tar')}/{place.sample}",
-    "ordinal": lambda place: f"row-{place.ordinal:012d}",
+_KEYERS: dict[str, Keyer] = {
+    "sample": lambda sample, *_: sample,
+    "path": lambda sample, *_: sample,
+    "stem": lambda sample, *_: sample.rpartition("/")[2],
+    "shard/key": lambda sample, shard, _: f"{shard.removesuffix('.tar')}/{sample}",
+    "ordinal": lambda _, __, ordinal: f"row-{ordinal:012d}",
 }
 
 
-def _first_group(pattern: re.Pattern[str], place: Place) -> str:
-    match = pattern.search(place.sample)
+def _first_group(pattern: re.Pattern[str], sample: str, shard: str, ordinal: int) -> str:  # noqa: ARG001 - the signature of every rule
+    match = pattern.search(sample)
     if match is None or match[1] is None:
         found = f"no match of {pattern.pattern!r}"
-        raise DatasetError(Problem(place.shard, found, "a key in every sample key", "mend the --key rule", key=place.sample))
+        raise DatasetError(Problem(shard, found, "a key in every sample key", "mend the --key rule", key=sample))
     return match[1]
 
 

@@ -14,7 +14,7 @@ from xxhash import xxh3_64
 
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import FIELDS, FieldName, RowEdit, rewrite_member
-from corruptkit.formats.keys import Place, key_fault, make_keyer, strip_suffix
+from corruptkit.formats.keys import key_fault, make_keyer, strip_suffix
 from corruptkit.formats.layout import SCANNED, Layout, Rejects, Row, Scan, Shard, changed_source, missing_field
 
 # Where a column is not named by a flag, the first of these that there is.
@@ -200,7 +200,7 @@ def _path_keys(paths: pa.Array, rule: str, shard: Shard, faults: dict[int, Datas
     keyer, keys = make_keyer(rule), list[str | None]()
     for row, path in enumerate(paths.to_pylist()):
         try:
-            keys.append(None if path is None else keyer(Place(strip_suffix(path), shard.name, 0)))
+            keys.append(None if path is None else keyer(strip_suffix(path), shard.name, 0))
         except DatasetError as error:
             faults.setdefault(row, error)
             keys.append(None)

@@ -6,9 +6,12 @@ Archives are untrusted: whatever POSIX.1-2001 ustar/pax and the GNU long names d
 from __future__ import annotations
 
 import os
+import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypedDict
 
 from corruptkit.errors import DatasetError, Problem
@@ -19,6 +22,7 @@ Read = Callable[[int, int], bytes]
 
 _FILES = (0, ord("0"), ord("7"))
 _FOLDER = ord("5")
+_SLASH, _NEWLINE = ord("/"), ord("\n")
 _EXTENSIONS = b"xgLK"
 _LINKS = {
     ord("1"): "a hard link",
@@ -29,6 +33,10 @@ _LINKS = {
     ord("S"): "a sparse member",
 }
 _LARGEST_EXTENSION = 1 << 20  # a name or pax header of more than this is an attack, not a name
+
+_PARTS = struct.Struct("148s8s356s")  # a header: before its checksum, the checksum, from the type on
+_MOST_AHEAD = 8 << 10  # a jump over more than this costs less than reading it
+_MOST_TIMES = 8
 
 
 class Member(NamedTuple):
@@ -47,18 +55,29 @@ class _Said(TypedDict, total=False):
 
 
 class Window:
-    """Reads of a file at any place, a little ahead, so that neighbours cost one call to the system."""
+    """Reads of a file at any place, a little ahead, so that neighbours cost one call to the system.
+
+    The two latest reads are held: whoever walks on sees the next sample's header before asking for what the last one holds.
+    """
 
     def __init__(self, descriptor: int, ahead: int) -> None:
         self._descriptor, self._ahead = descriptor, ahead
         self._held, self._at = b"", 0
+        self._before, self._before_at = b"", 0
 
     def read(self, place: int, length: int) -> bytes:
         """`length` bytes from `place`, fewer only at the end of the file."""
         begin = place - self._at
-        if begin < 0 or begin + length > len(self._held):
-            self._held, self._at, begin = read_range(self._descriptor, place, max(length, self._ahead)), place, 0
-        return self._held[begin : begin + length]
+        if 0 <= begin <= len(self._held) - length:
+            return self._held[begin : begin + length]
+        begin = place - self._before_at
+        if 0 <= begin <= len(self._before) - length:
+            return self._before[begin : begin + length]
+        if place < self._at:  # a look back, which must not cost what is held ahead
+            return read_range(self._descriptor, place, length)
+        self._before, self._before_at = self._held, self._at
+        self._held, self._at = read_range(self._descriptor, place, max(length, self._ahead)), place
+        return self._held[:length]
 
 
 def read_range(descriptor: int, place: int, length: int) -> bytes:
@@ -69,16 +88,94 @@ def read_range(descriptor: int, place: int, length: int) -> bytes:
     return data
 
 
+class _Usual(NamedTuple):
+    """What the headers of an archive repeat, learnt from those that were read with care."""
+
+    tail: bytes = b""  # of a regular file's header, from its type on
+    rest: int = 0  # what the tail adds to a checksum, and the checksum's own field
+    times: Mapping[bytes, tuple[bytes, bytes, int]] = MappingProxyType({})  # by size: a pax header, how its record begins, its length
+    most: int = BLOCK  # how long the headers of a member may be
+
+
 def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bool = True) -> Iterator[Member]:
-    """The regular members from `start` to the end marker; a range cut out of an archive (`whole` false) ends at `size` instead."""
-    place = begin = start
+    """The regular members from `start` to the end marker; a range cut out of an archive (`whole` false) ends at `size` instead.
+
+    Nearly every header repeats the one before it but for name, size, time and checksum: those go a short way, all others the careful one.
+    """
+    place, data, held, at, ahead, usual = start, start, b"", start, 0, _Usual()
+    while True:
+        offset = place - at
+        if offset + usual.most > len(held):
+            ahead = _next_ahead(ahead, data - at, offset + usual.most)
+            held, at, offset = read(place, ahead), place, 0
+        member = _read_usual(held, offset, place, size, usual)
+        if member is None:
+            found = _read_member(read, place, size, file, whole=whole)
+            if found is None:
+                return
+            member, is_file = found
+            usual = _learn_usual(usual, read, member)
+            if not is_file:
+                place, data = member.end, member.data
+                continue
+        yield member
+        place, data = member.end, member.data
+
+
+def _next_ahead(ahead: int, used: int, wanted: int) -> int:
+    """How much to read for the next headers: what the last ones took, or more where a little more would have held these as well."""
+    return max(ahead, wanted + BLOCK) if wanted <= _MOST_AHEAD else max(used, ahead - ahead // 32)
+
+
+def _read_usual(held: bytes, offset: int, place: int, size: int, usual: _Usual) -> Member | None:
+    """The member whose headers stand at `offset` of the bytes held, at `place` of the archive; None where they are in any way unusual."""
+    tail, rest, times, _ = usual
+    data = place + BLOCK
+    try:
+        if times and (time := times.get(held[offset + 124 : offset + 136])):
+            header, record, length = time
+            if (
+                held.startswith(header, offset)
+                and held.startswith(record, offset + BLOCK)
+                and held[offset + BLOCK + length - 1] == _NEWLINE
+            ):
+                offset, data = offset + 2 * BLOCK, data + 2 * BLOCK
+        head, stated, end = _PARTS.unpack_from(held, offset)
+        if end != tail or (zlib.adler32(head) & 0xFFFF) + rest != _stated_sum(stated):
+            return None
+        digits, stop = head[124:135], head.find(0)
+        if not digits.isdigit() or head[135] not in b"\0 " or not 0 < stop <= 100 or head[stop - 1] == _SLASH:
+            return None
+        name, length = head[:stop].decode(), int(digits, 8)
+    except (ValueError, IndexError, struct.error):
+        return None  # the careful way says what is wrong
+    if data + length > size:
+        return None
+    return tuple.__new__(Member, (name, place, data, length, data + (length + BLOCK - 1 & -BLOCK)))
+
+
+def _learn_usual(usual: _Usual, read: Read, member: Member) -> _Usual:
+    """What the next member's headers may repeat of this one's: a file's header, and before it a pax header of one short record."""
+    header, extension = read(member.data - BLOCK, BLOCK), read(member.start, BLOCK)
+    tail, field = header[156:], extension[124:136]
+    if header[156] in _FILES and not header[345] and tail != usual.tail:
+        usual = usual._replace(tail=tail, rest=(zlib.adler32(tail) & 0xFFFF) + 8 * ord(" ") - 2)  # Adler-32 counts from 1
+    if extension[156] == ord("x") and member.data - member.start == 3 * BLOCK and len(usual.times) < _MOST_TIMES:
+        length = _number(field)
+        usual = usual._replace(times={**usual.times, field: (extension, b"%d mtime=" % length, length)}, most=3 * BLOCK)
+    return usual
+
+
+def _read_member(read: Read, place: int, size: int, file: Path, *, whole: bool) -> tuple[Member, bool] | None:
+    """The member whose headers begin at `place`, and whether it is a file or a folder; None at the end."""
+    begin = place
     said: _Said = {}  # by extension headers, of the member that follows them
     while place + BLOCK <= size:
         block = read(place, BLOCK)
         if block == _ZEROS:
             if begin != place:
                 raise _broken(file, f"an extension header without its member at byte {begin}")
-            return
+            return None
         length = _check_header(block, file, place)
         data = place + BLOCK
         if block[156] in _EXTENSIONS:
@@ -89,17 +186,15 @@ def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bo
             continue
         name = said.get("path") or _member_name(block, file, place)
         length = 0 if block[156] == _FOLDER else said.get("size", length)  # a folder's size is no content
-        member = Member(name, begin, data, length, data + _padded(length))
         if data + length > size:
             raise _broken(file, f"{length} bytes of content, {size - data} left", key=name)
         if block[156] not in _FILES and block[156] != _FOLDER:
             kind = _LINKS.get(block[156], f"a member of type {chr(block[156])!r}")
             raise DatasetError(Problem(str(file), kind, "regular files only", "pack the shard anew", key=name))
-        if block[156] != _FOLDER and not name.endswith("/"):
-            yield member
-        place, begin, said = member.end, member.end, {}
+        return Member(name, begin, data, length, data + _padded(length)), block[156] != _FOLDER and not name.endswith("/")
     if whole:
         raise _broken(file, f"the archive ends at byte {size} without an end marker")
+    return None
 
 
 def _padded(length: int) -> int:
@@ -112,17 +207,26 @@ def _broken(file: Path, found: str, key: str = "") -> DatasetError:
 
 def _check_header(block: bytes, file: Path, place: int) -> int:
     """The size that a header states, once its checksum has been checked."""
+    stated = _stated_sum(block[148:156]) if len(block) == BLOCK else -1
     try:
-        stated = int(block[148:156].split(b"\0", 1)[0], 8)
-        length = _number(block[124:136])
+        length = _number(block[124:136]) if stated >= 0 else -1
     except ValueError:
-        stated, length = -1, -1
+        length = -1
     # Adler-32 holds 1 + the sum of the bytes modulo 65521 in its lower half: a checksum at the speed of C.
     total = 1 + stated - 8 * ord(" ") + sum(block[148:156])
     if stated < 0 or length < 0 or zlib.adler32(block) & 0xFFFF != total % 65521:
         hint = "a gzip file" if place == 0 and block[:2] == b"\x1f\x8b" else f"no tar header at byte {place}"
         raise _broken(file, hint)
     return length
+
+
+@lru_cache(maxsize=1 << 12)
+def _stated_sum(field: bytes) -> int:
+    """The checksum that a header states; -1 where it states none. Few values are in use, so most are known."""
+    try:
+        return int(field.split(b"\0", 1)[0], 8)
+    except ValueError:
+        return -1
 
 
 def _number(field: bytes) -> int:

@@ -8,15 +8,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from xxhash import xxh3_64
 
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.formats.conditions import Columns, FieldName, RowEdit, Span, find_conditions, holds_field, json_spans, rewrite_member
-from corruptkit.formats.keys import Place, check_key, decode_key, make_keyer
+from corruptkit.formats.conditions import (
+    Columns,
+    FieldName,
+    RowEdit,
+    Span,
+    condition_suffixes,
+    find_conditions,
+    holds_field,
+    json_spans,
+    rewrite_member,
+)
+from corruptkit.formats.keys import check_key, decode_key, make_keyer
 from corruptkit.formats.layout import SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
 from corruptkit.formats.tar import Member, Read, Window, pad_block, resize_headers, walk_members
 
@@ -24,7 +36,7 @@ IMAGE_SUFFIXES = frozenset(
     ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "jxl", "jp2", "img")
 )
 _ROW_FIELDS = ("key", "image", "label", "caption")
-_HEADERS_AHEAD = 8 << 10  # a header with its neighbours: the captions and labels between two images
+_HEADERS_AHEAD = 0  # the walk knows how far it is from one image to the next
 _BYTES_AHEAD = 4 << 20
 _LARGEST_CONDITION = 16 << 20
 
@@ -81,15 +93,20 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterator[tuple[str, dict[str, Member], str]]:
     """Neighbouring members with one stem, by suffix; and the suffix of which there are two, if there is one."""
-    stem, parts, twice = "", dict[str, Member](), ""
+    stem, prefix, parts, twice = "", "", dict[str, Member](), ""
     for member in walk_members(read, size, file, start or 0, whole=start is None):
-        named = split_name(member.name)
-        if named is None:
-            continue
-        if named[0] != stem and parts:
-            yield stem, parts, twice
-            parts, twice = {}, ""
-        stem, suffix = named
+        name = member.name
+        suffix = name[len(prefix) :]
+        if not prefix or "/" in suffix or not name.startswith(prefix):  # of all others split_name would say the same
+            named = split_name(name)
+            if named is None:
+                continue
+            if named[0] != stem and parts:
+                yield stem, parts, twice
+                parts, twice = {}, ""
+            stem, suffix = named
+            prefix = "" if stem.startswith("_") else f"{stem}."  # __stem.suffix__ belongs to no sample
+        suffix = suffix.lower()
         twice = suffix if suffix in parts else twice
         parts[suffix] = member
     if parts:
@@ -98,25 +115,27 @@ def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterat
 
 def group_samples(read: Read, size: int, shard: Shard, start: int | None = None, on_bad: OnBad | None = None) -> Iterator[Sample]:
     """The samples of a shard, or of the bytes [start, size) cut out of one; bad ones are handed to `on_bad`, or raised."""
-    keyer = make_keyer(shard.layout.key_rule)
+    keyer, name, skip = make_keyer(shard.layout.key_rule), shard.file.name, shard.skip if start is None else ()
     ordinal = shard.first_row
     for position, (stem, parts, twice) in enumerate(_walk_groups(read, size, shard.file, start)):
-        if position in shard.skip and start is None:
+        if position in skip:
             continue
         try:
-            sample = _finish_sample(stem, parts, twice, position, keyer(Place(stem, shard.file.name, ordinal)), read, shard)
+            key = _sample_key(stem, parts, twice, keyer(stem, name, ordinal), read, shard)
         except DatasetError as error:
             if on_bad is None:
                 raise
             on_bad(position, error)
             continue
         ordinal += 1
-        yield sample
+        members = list(parts.values())
+        yield Sample(key, stem, parts, members[0].start, members[-1].end, position)  # a walk goes up
 
 
-def _finish_sample(stem: str, parts: dict[str, Member], twice: str, position: int, key: str | None, read: Read, shard: Shard) -> Sample:
+def _sample_key(stem: str, parts: dict[str, Member], twice: str, key: str | None, read: Read, shard: Shard) -> str:
+    """The key of a sample that may be one."""
     file = shard.file
-    if not stem.rpartition("/")[2]:
+    if not stem or stem.endswith("/"):
         name = next(iter(parts.values())).name
         raise DatasetError(Problem(str(file), "an empty key", "a name before the first dot", "rename the member", key=name))
     if twice:
@@ -125,8 +144,7 @@ def _finish_sample(stem: str, parts: dict[str, Member], twice: str, position: in
         key = decode_key(stem)
     elif key is None:
         key = _json_key(stem, parts, read, file, shard.layout.key_rule.removeprefix("json:"))
-    members = parts.values()
-    return Sample(check_key(key, str(file)), stem, parts, min(m.start for m in members), max(m.end for m in members), position)
+    return key if key.isalnum() else check_key(key, str(file))
 
 
 def _json_key(stem: str, parts: dict[str, Member], read: Read, file: Path, name: str) -> str:
@@ -155,8 +173,10 @@ def _spans(stem: str, parts: dict[str, Member], read: Read, file: Path) -> list[
 
 def read_conditions(sample: Sample, read: Read, shard: Shard) -> dict[FieldName, str]:
     """The label (in decimal) and caption of a sample, where it has them."""
+    parts, columns = sample.parts, shard.layout.columns
+    members = {suffix: _content(parts[suffix], read, shard.file) for suffix in condition_suffixes(tuple(parts), columns)}
     try:
-        found = find_conditions(sample.parts, lambda suffix: _content(sample.parts[suffix], read, shard.file), shard.layout.columns)
+        found = find_conditions(members, columns)
     except ValueError as error:
         expected = "a label as a non-negative integer, a caption in UTF-8, a .json with an object"
         raise DatasetError(Problem(str(shard.file), f"found {error}", expected, "mend the sample", key=sample.key)) from None
@@ -168,45 +188,70 @@ def read_conditions(sample: Sample, read: Read, shard: Shard) -> dict[FieldName,
 
 def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     """A shard's rows of the index; bad samples are refused, or listed where `exclude` is set."""
-    rows: list[tuple[Any, ...]] = []
-    digest = xxh3_64()
-    others: set[str] = set()
-    images: set[str] = set()
+    # One list a column: a tuple a row would be looked after by Python's collector of garbage.
+    keys, positions, starts, lengths, labels, captions = list[str](), list[int](), list[int](), list[int](), list[int](), list[str | None]()
+    sizes = list[int]()  # of every member
+    shapes = set[tuple[str, ...]]()  # the suffixes of samples: few, whatever the number of samples
     rejects = Rejects(exclude=exclude)
     with open_shard(shard.file) as (window, size):
         for sample in group_samples(window.read, size, shard, on_bad=rejects):
+            key, _, parts, start, end, position = sample
             try:
                 found = read_conditions(sample, window.read, shard)
             except DatasetError as error:
-                rejects(sample.position, error)
+                rejects(position, error)
                 continue
-            length = sample.end - sample.start
-            rows.append((sample.key, sample.position, sample.start, length, int(found.get("label", -1)), found.get("caption")))
-            for member in sample.parts.values():
-                digest.update(f"{member.name}\0{member.start}\0{member.size}\0".encode())
-            digest.update(f"{found}".encode())
-            others.update(other_suffixes(sample.parts, shard.layout.columns))
-            images.add(_image_suffix(sample.parts, shard.layout.columns) or "")
-    columns = zip(*rows, strict=True) if rows else [()] * len(SCANNED)
+            keys.append(key)
+            positions.append(position)
+            starts.append(start)
+            lengths.append(end - start)
+            labels.append(int(found.get("label", -1)))
+            captions.append(found.get("caption"))
+            sizes += [member.size for member in parts.values()]
+            shapes.add(tuple(parts))
+    columns = (keys, positions, starts, lengths, labels, captions)
     table = pa.table([pa.array(column, kind) for column, kind in zip(columns, SCANNED.types, strict=True)], schema=SCANNED)
-    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images - {""})))
+    others = {suffix for shape in shapes for suffix in other_suffixes(shape, shard.layout.columns)}
+    images = {_image_suffix(shape, shard.layout.columns) or "" for shape in shapes} - {""}
+    return Scan(table, tuple(rejects.found), _digest_rows(table, sizes, shapes), tuple(sorted(others)), tuple(sorted(images)))
 
 
-def patch_shard(shard: Shard, edits: Mapping[str, RowEdit], below: Mapping[str, RowEdit] | None = None) -> Iterator[Patch]:
+def _digest_rows(table: pa.Table, sizes: list[int], shapes: set[tuple[str, ...]]) -> str:
+    digest = xxh3_64(f"{sorted(shapes)}".encode())
+    digest.update(np.array(sizes, "<i8").tobytes())
+    for column in table.columns:
+        if pa.types.is_integer(column.type):
+            digest.update(column.to_numpy().tobytes())
+        else:
+            digest.update("\0".join(text or "" for text in column.to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def patch_shard(
+    shard: Shard, edits: Mapping[str, RowEdit], below: Mapping[str, RowEdit] | None = None, spots: Iterable[Spot] | None = None
+) -> Iterator[Patch]:
     """Every member that the edits of a shard (by key) rewrite, in the order of the file; those `below` are of an overlay as source.
 
-    Refuses edits whose row does not hold the old value and, once the shard has been walked, those whose row is not there.
+    `spots`, where an index knows them, say in the same order where the rows lie: nothing else of the shard is then read.
+    Refuses edits whose row does not hold the old value and, in the end, those whose row is not there.
     """
     below = below or {}
     left = set(edits) | set(below)
     with open_shard(shard.file) as (window, size):
-        for sample in group_samples(window.read, size, shard) if left else ():
+        for sample in _find_samples(window.read, size, shard, spots) if left else ():
             if sample.key in left:
                 left.remove(sample.key)
                 edit = edits.get(sample.key, {})
                 yield from _patch_sample(sample, below.get(sample.key, {}), edit, window.read, shard.file, shard.layout.columns)
     if left:
         raise changed_source(shard.file, min(left), "the sample is not there")
+
+
+def _find_samples(read: Read, size: int, shard: Shard, spots: Iterable[Spot] | None) -> Iterator[Sample]:
+    if spots is None:
+        return group_samples(read, size, shard)
+    found = (group_samples(read, s.offset + s.length, shard._replace(first_row=s.number), s.offset) for s in spots)
+    return chain.from_iterable(found)
 
 
 def _patch_sample(sample: Sample, below: RowEdit, edit: RowEdit, read: Read, file: Path, columns: Columns) -> Iterator[Patch]:
@@ -226,7 +271,7 @@ def _patch_sample(sample: Sample, below: RowEdit, edit: RowEdit, read: Read, fil
 
 
 def _edit_contents(key: str, contents: dict[str, bytes], edit: RowEdit, file: Path, columns: Columns) -> dict[str, bytes]:
-    found = find_conditions(contents, contents.__getitem__, columns) if edit else {}
+    found = find_conditions(contents, columns) if edit else {}
     for field, (old, _) in edit.items():
         if found.get(field) != old:
             raise changed_source(file, key, f"the {field} {found.get(field)!r:.80}", f"{old!r:.80}")
@@ -297,7 +342,7 @@ def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> Row:
     row: Row = {"key": key}
     if (image := _image_suffix(loaded, columns)) is not None:
         row["image"] = loaded[image]
-    for field, value in find_conditions(loaded, loaded.__getitem__, columns).items():
+    for field, value in find_conditions(loaded, columns).items():
         row[field] = int(value) if field == "label" else value
     return row | {suffix: loaded[suffix] for suffix in other_suffixes(loaded, columns)}
 

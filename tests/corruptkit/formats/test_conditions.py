@@ -26,7 +26,7 @@ USUAL = Columns()
 
 
 def conditions_of(parts: dict[str, bytes], columns: Columns = USUAL) -> dict[str, str]:
-    return find_conditions(parts, parts.__getitem__, columns)
+    return find_conditions(parts, columns)
 
 
 def relabel(suffix: str, content: bytes, new: str, columns: Columns = USUAL) -> bytes:
