@@ -133,7 +133,7 @@ class Dataset:
 
     def image_suffix(self) -> str:
         """The one suffix of all images as members of tars: their own where they share it, else jpg, by which loaders decode anything."""
-        found = {suffix for stat in self._source_index.meta.shards for suffix in stat.images}
+        found = {suffix for stat in self._source_index.meta.shards for suffix in stat.images if suffix}
         return found.pop() if len(found) == 1 else "jpg"
 
     def rows(self) -> Iterator[Row]:
@@ -156,9 +156,11 @@ class Dataset:
         return FORMATS[self.layout.format].read_row(Shard(file, self.root, self.layout, spot.number), spot, edit)
 
     def schema(self) -> pa.Schema:
-        """The columns of rows: key, image, label and caption where any row has one, then the others by name."""
+        """The columns of rows: key; image, label and caption where any row has one; then the others by name."""
         index = self._source_index
-        kinds: dict[str, pa.DataType] = {"key": pa.large_string(), "image": pa.large_binary()}
+        kinds: dict[str, pa.DataType] = {"key": pa.large_string()}
+        if any(stat.images for stat in index.meta.shards):
+            kinds["image"] = pa.large_binary()
         if (index.numbers("label") >= 0).any():
             kinds["label"] = pa.int64()
         if index.column("caption").null_count < len(index):
@@ -205,7 +207,8 @@ class Dataset:
         import datasets
 
         kinds = datasets.Features.from_arrow_schema(self.schema())
-        kinds["image"] = datasets.Image()
+        if "image" in kinds:
+            kinds["image"] = datasets.Image()
         if "label" in kinds and self.layout.class_names:
             kinds["label"] = datasets.ClassLabel(names=list(self.layout.class_names))
         numbers = list(range(len(self.shards)))

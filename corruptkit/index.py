@@ -58,7 +58,7 @@ class ShardStat(BaseModel):
     rows: int
     digest: str
     others: tuple[str, ...] = ()  # columns that its rows have besides key, image, label and caption
-    images: tuple[str, ...] = ()  # suffixes of its images
+    images: tuple[str, ...] = ()  # suffixes of its images, "" of those in tables
 
 
 class IndexMeta(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -22,10 +22,11 @@ from corruptkit.errors import DatasetError, Problem
 from corruptkit.files import Span, copy_patched, open_atomic, write_atomic
 from corruptkit.formats import FORMATS, arrow, imagefolder, parquet
 from corruptkit.formats.arrow import describe_state
-from corruptkit.formats.conditions import RowEdit, tells_old
-from corruptkit.formats.layout import KeyEncoding, Row, Shard, Spot, pack_rows
+from corruptkit.formats.conditions import RowEdit, still_tells, tells_old
+from corruptkit.formats.layout import ROW_FIELDS, KeyEncoding, Row, Shard, Spot, pack_rows
 from corruptkit.formats.members import write_rows
-from corruptkit.formats.sidecar import count_leftovers, rewrite_pair, sidecar_of
+from corruptkit.formats.sidecar import rewrite_pair, sidecar_leftovers, sidecar_of
+from corruptkit.formats.table import count_leftovers
 from corruptkit.formats.webdataset import patch_shard
 from corruptkit.index import Index, ShardStat
 from corruptkit.manifest import FOLDER, FileRecord, ShardRecord
@@ -176,17 +177,18 @@ def write_shard(task: ShardTask) -> ShardDone:
     return done
 
 
-def _write_content(task: ShardTask, write: Any) -> ShardDone:
+def _write_content(task: ShardTask, write: Callable[[BinaryIO], int]) -> ShardDone:
+    """Write a shard by a function that says how many rows still tell an old caption."""
     path, partial = task.out / task.name, task.out / FOLDER / PARTIAL
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(path, partial) as out:
-        write(out)
+        leftovers = write(out)
         for stat in task.stats:
             refuse_changed(task.source.root / stat.name, stat)
     record = describe_file(task.out, task.name)
     edits = sum(map(len, task.edits.values()))
     shard = ShardRecord(name=task.name, rows=task.rows, bytes=record.bytes, sha256=record.sha256, edits=edits)
-    return ShardDone(variant_id=task.variant_id, source=task.stats, shard=shard)
+    return ShardDone(variant_id=task.variant_id, source=task.stats, shard=shard, leftovers=leftovers)
 
 
 def join_edits(below: Mapping[str, RowEdit], own: Mapping[str, RowEdit]) -> dict[str, RowEdit]:
@@ -198,20 +200,39 @@ def join_edits(below: Mapping[str, RowEdit], own: Mapping[str, RowEdit]) -> dict
     return joined
 
 
-def _convert_shard(task: ShardTask, out: BinaryIO) -> None:
-    """Write the rows of a shard in another format."""
+def _convert_shard(task: ShardTask, out: BinaryIO) -> int:
+    """Write the rows of a shard in another format; how many of them still tell an old caption."""
     assert task.schema is not None, "a task that converts knows its rows"
-    edits, shard = join_edits(task.below, task.edits), task.source
+    edits, shard, seen = join_edits(task.below, task.edits), task.source, _Seen()
     rows = _image_rows(task, edits) if task.spots or shard.layout.format == "imagefolder" else None
     read = FORMATS[shard.layout.format]
     if task.format == "webdataset":
         found = read.read_rows(shard, edits) if rows is None else rows
-        write_rows((row for _, row in found), task.image, str(shard.file), out)
-        return
+        write_rows(_watch_rows(found, edits, seen), task.image, str(shard.file), out)
+        return seen.leftovers
     tables = read.read_tables(shard, edits, task.schema) if rows is None else pack_rows(rows, task.schema)
     schema = _stored_schema(task.schema, task.class_names)
-    stored = (_stored_table(names, table, schema) for names, table in tables)
+    stored = (_stored_table(names, table, schema) for names, table in _watch_tables(tables, edits, seen))
     (parquet if task.format == "parquet" else arrow).write_tables(stored, schema, out)
+    return seen.leftovers
+
+
+def _watch_rows(rows: Iterable[tuple[str, Row]], edits: Mapping[str, RowEdit], seen: _Seen) -> Iterator[Row]:
+    for _, row in rows:
+        edit = edits.get(row["key"])
+        seen.leftovers += edit is not None and still_tells({name: row[name] for name in row if name not in ROW_FIELDS}, edit)
+        yield row
+
+
+def _watch_tables(
+    tables: Iterable[tuple[pa.Array, pa.Table]], edits: Mapping[str, RowEdit], seen: _Seen
+) -> Iterator[tuple[pa.Array, pa.Table]]:
+    keys = pa.array(list(edits), pa.large_string())
+    for names, table in tables:
+        rows = np.flatnonzero(np.asarray(pc.is_in(table["key"], value_set=keys)))
+        own = {row: edits[table["key"][row].as_py()] for row in rows.tolist()}
+        seen.leftovers += count_leftovers(table.select([name for name in table.column_names if name not in ROW_FIELDS]), own)
+        yield names, table
 
 
 def _image_rows(task: ShardTask, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
@@ -343,7 +364,7 @@ def _write_sidecar(task: ShardTask, partial: Path, seen: _Seen) -> tuple[FileRec
         return None, False
     below, own = ({seen.stems[key]: edit for key, edit in edits.items()} for edits in (task.below, task.edits))
     original, content = rewrite_pair(source, below, own, task.source.layout.columns)
-    seen.leftovers += count_leftovers(content, own) if content != original else 0
+    seen.leftovers += sidecar_leftovers(content, own) if content != original else 0
     write_atomic(partial / f"{source.name}.original", original, partial)
     write_atomic(task.out / source.name, content, partial)
     return describe_file(task.out, source.name), content != original

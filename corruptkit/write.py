@@ -104,7 +104,7 @@ def write_variant(
 
 def _warn_leftovers(target: Path, count: int) -> None:
     if count:
-        found = f"{count} edited rows still tell their old caption, in other fields of a .json or other columns of a side-car"
+        found = f"{count} edited rows still tell their old caption, in other columns or in other fields of a .json"
         warnings.warn(str(Problem(str(target), found, do="let no training read them")), LeftoverWarning, stacklevel=3)
 
 

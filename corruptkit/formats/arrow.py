@@ -15,6 +15,7 @@ from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Row, Scan, Shard, Spot
 from corruptkit.formats.table import (
+    Cursor,
     default_rule,
     edited_tables,
     find_fields,
@@ -123,11 +124,12 @@ def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]
     return {name: schema.field(name).type for name in others}
 
 
-def rewrite_shard(shard: Shard, edits: Mapping[str, RowEdit], out: BinaryIO) -> None:
-    """Write a shard with edits applied: the same batches, columns, types and metadata."""
+def rewrite_shard(shard: Shard, edits: Mapping[str, RowEdit], out: BinaryIO) -> int:
+    """Write a shard with edits applied: the same batches, columns, types and metadata. Returns how many rows still tell an old caption."""
     table = _table(shard)
-    fields = find_fields(table.schema, shard.layout, str(shard.file))
-    write_tables(edited_tables(_pieces(table), fields, shard, edits), table.schema, out)
+    cursor = Cursor(find_fields(table.schema, shard.layout, str(shard.file)), shard, edits)
+    write_tables(edited_tables(_pieces(table), cursor), table.schema, out)
+    return cursor.leftovers
 
 
 def write_tables(tables: Iterator[pa.Table], schema: pa.Schema, out: BinaryIO) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -234,6 +234,23 @@ def telling_text(edit: RowEdit) -> str:
     """The old caption of an edit, if finding it would tell something: not a word or two, not part of the new one; else nothing."""
     old, new = edit.get("caption", ("", ""))
     return "" if len(old) < _TELLING or old in new else old
+
+
+def still_tells(values: Mapping[str, Any], edit: RowEdit) -> bool:
+    """Whether the other columns of an edited row still hold the old caption: in a text, in texts within lists or records, in a .json."""
+    old = telling_text(edit)
+    return bool(old) and any(
+        tells_old(value, edit) if name == "json" and isinstance(value, bytes) else any(old in text for text in _find_texts(value))
+        for name, value in values.items()
+    )
+
+
+def _find_texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _find_texts(part)
 
 
 def tells_old(content: bytes, edit: RowEdit) -> bool:

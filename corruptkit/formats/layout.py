@@ -15,6 +15,7 @@ FormatName = Literal["webdataset", "parquet", "arrow", "imagefolder"]
 # How keys stand in the shards: as the source's key rule finds them; in the names of members, percent-encoded; in a column `key`.
 KeyEncoding = Literal["source", "percent", "column"]
 Row = dict[str, Any]
+ROW_FIELDS = ("key", "image", "label", "caption")  # of a row; what else it has is named as in its shard
 
 SCANNED = pa.schema(
     [
@@ -69,7 +70,7 @@ class Scan(NamedTuple):
     excluded: tuple[Excluded, ...]
     digest: str  # XXH3 of headers and conditions
     others: tuple[str, ...]  # the other columns of its rows
-    images: tuple[str, ...] = ()  # the suffixes of its images
+    images: tuple[str, ...] = ()  # the suffixes of its images; "" of those in tables
 
 
 class Spot(NamedTuple):

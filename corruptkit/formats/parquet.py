@@ -19,6 +19,7 @@ from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Row, Scan, Shard, Spot
 from corruptkit.formats.table import (
+    Cursor,
     default_rule,
     edited_tables,
     find_fields,
@@ -127,14 +128,18 @@ def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]
     return {name: schema.field(name).type for name in others}
 
 
-def rewrite_shard(shard: Shard, edits: Mapping[str, RowEdit], out: BinaryIO) -> None:
-    """Write a shard with edits applied: the same row groups, columns, types and metadata, compressed as they were."""
+def rewrite_shard(shard: Shard, edits: Mapping[str, RowEdit], out: BinaryIO) -> int:
+    """Write a shard with edits applied: the same row groups, columns, types and metadata, compressed as they were.
+
+    Returns how many rows still tell an old caption.
+    """
     with _open_file(shard.file) as parquet:
-        fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
+        cursor = Cursor(find_fields(parquet.schema_arrow, shard.layout, str(shard.file)), shard, edits)
         groups = (parquet.read_row_group(number, use_threads=False) for number in range(parquet.num_row_groups))
         with pq.ParquetWriter(out, parquet.schema_arrow, **_same_options(parquet)) as writer:
-            for table in edited_tables(groups, fields, shard, edits):
+            for table in edited_tables(groups, cursor):
                 writer.write_table(table, row_group_size=max(len(table), 1))
+    return cursor.leftovers
 
 
 def _same_options(parquet: pq.ParquetFile) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _edit_column(path: Path, keys: list[str], column: pa.ChunkedArray, field: Fi
     return pa.chunked_array([pa.array(values, column.type)])
 
 
-def count_leftovers(content: bytes, edits: Mapping[str, RowEdit]) -> int:
+def sidecar_leftovers(content: bytes, edits: Mapping[str, RowEdit]) -> int:
     """How many edited rows of a rewritten side-car still hold their old caption, in a column that is not the caption's."""
     table = pq.ParquetFile(io.BytesIO(content), pre_buffer=False).read(use_threads=False)
     names = [field.name for field in table.schema if field.type in (pa.string(), pa.large_string())]

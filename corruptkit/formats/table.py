@@ -13,15 +13,14 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64
 
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.formats.conditions import FIELDS, FieldName, RowEdit, rewrite_member
+from corruptkit.formats.conditions import FIELDS, FieldName, RowEdit, rewrite_member, still_tells, telling_text
 from corruptkit.formats.keys import key_fault, make_keyer, strip_suffix
-from corruptkit.formats.layout import SCANNED, Layout, Rejects, Row, Scan, Shard, changed_source, missing_field
+from corruptkit.formats.layout import ROW_FIELDS, SCANNED, Layout, Rejects, Row, Scan, Shard, changed_source, missing_field
 
 # Where a column is not named by a flag, the first of these that there is.
 _USUAL = {"image": ("image", "jpg", "png", "webp"), "label": ("label", "cls"), "caption": ("caption", "text", "txt")}
 _TEXTS = (pa.string(), pa.large_string())
 _FAULT = r"^$|[\x00-\x1f\x{7f}-\x{9f}]|^/|(^|/)\.\.(/|$)"
-_FIELDS = ("key", "image", "label", "caption")
 
 
 class Fields(NamedTuple):
@@ -59,7 +58,7 @@ def find_fields(schema: pa.Schema, layout: Layout, file: str) -> Fields:
     found["image"] = layout.columns.image or find_image(schema)
     for field in ("key", "label", "caption", "image"):
         _check_type(schema, found[field], field, file)
-    others = tuple(name for name in schema.names if name not in found.values() and name not in _FIELDS)
+    others = tuple(name for name in schema.names if name not in found.values() and name not in ROW_FIELDS)
     return Fields(**found, others=others)
 
 
@@ -237,7 +236,7 @@ def scan_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, schema
         first += len(pieces[-1])
     kinds = tuple(f"{name}: {schema.field(name).type}" for name in fields.others)
     digest.update("\0".join(kinds).encode())
-    return Scan(pa.concat_tables(pieces), tuple(rejects.found), digest.hexdigest(), fields.others)
+    return Scan(pa.concat_tables(pieces), tuple(rejects.found), digest.hexdigest(), fields.others, ("",) if fields.image else ())
 
 
 def _bytes_of(table: pa.Table) -> pa.Buffer:
@@ -253,6 +252,7 @@ class Cursor:
     def __init__(self, fields: Fields, shard: Shard, edits: Mapping[str, RowEdit]) -> None:
         self._fields, self._shard, self._edits = fields, shard, edits
         self._position, self._first, self._left = 0, shard.first_row, set(edits)
+        self.leftovers = 0  # edited rows that still tell their old caption in another column
 
     def edit(self, table: pa.Table) -> tuple[pa.Table, pa.Array, Any]:
         """The next piece with its edits applied, whole; the keys of its rows, and where they stand in it."""
@@ -268,12 +268,20 @@ class Cursor:
             by_row = {int(kept[row]): (key, self._edits[key]) for row in edited if (key := found.keys[row].as_py())}
             self._left.difference_update(key for key, _ in by_row.values())
             table = _edit_rows(table, by_row, self._fields, self._shard)
+            self.leftovers += count_leftovers(table.select(self._fields.others), {row: edit for row, (_, edit) in by_row.items()})
         return table, found.keys, kept
 
     def finish(self) -> None:
         """Refuse edits whose rows were not there."""
         if self._left:
             raise changed_source(self._shard.file, min(self._left), "the row is not there")
+
+
+def count_leftovers(others: pa.Table, edits: Mapping[int, RowEdit]) -> int:
+    """How many edited rows (edits by row) still tell their old caption in columns that are not the caption's."""
+    told = {row: edit for row, edit in edits.items() if telling_text(edit)}
+    rows = others.take(pa.array(list(told), pa.int64())).to_pylist() if others.column_names else []
+    return sum(still_tells(values, edit) for values, edit in zip(rows, told.values(), strict=bool(rows)))
 
 
 def _edit_rows(table: pa.Table, edits: Mapping[int, tuple[str, RowEdit]], fields: Fields, shard: Shard) -> pa.Table:
@@ -347,9 +355,8 @@ def fit_table(table: pa.Table, schema: pa.Schema, file: Path) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def edited_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[pa.Table]:
+def edited_tables(tables: Iterable[pa.Table], cursor: Cursor) -> Iterator[pa.Table]:
     """Pieces of a table as they lie, edits applied."""
-    cursor = Cursor(fields, shard, edits)
     for piece in tables:
         yield cursor.edit(piece)[0]
     cursor.finish()

@@ -6,6 +6,7 @@ Reading cuts samples out of shards; writing patches shards: bytes that no edit c
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -29,13 +30,12 @@ from corruptkit.formats.conditions import (
     rewrite_member,
 )
 from corruptkit.formats.keys import check_key, decode_key, make_keyer
-from corruptkit.formats.layout import SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
+from corruptkit.formats.layout import ROW_FIELDS, SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
 from corruptkit.formats.tar import Member, Read, Window, pad_block, resize_headers, walk_members
 
 IMAGE_SUFFIXES = frozenset(
     ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "jxl", "jp2", "img")
 )
-_ROW_FIELDS = ("key", "image", "label", "caption")
 _HEADERS_AHEAD = 0  # the walk knows how far it is from one image to the next
 _BYTES_AHEAD = 4 << 20
 _LARGEST_CONDITION = 16 << 20
@@ -188,9 +188,9 @@ def read_conditions(sample: Sample, read: Read, shard: Shard) -> dict[FieldName,
 
 def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     """A shard's rows of the index; bad samples are refused, or listed where `exclude` is set."""
-    # One list a column: a tuple a row would be looked after by Python's collector of garbage.
-    keys, positions, starts, lengths, labels, captions = list[str](), list[int](), list[int](), list[int](), list[int](), list[str | None]()
-    sizes = list[int]()  # of every member
+    # One array a column: a tuple a row would be looked after by Python's collector of garbage.
+    keys, captions = list[str](), list[str | None]()
+    positions, starts, lengths, labels, sizes = (array("q") for _ in range(5))  # sizes: of every member
     shapes = set[tuple[str, ...]]()  # the suffixes of samples: few, whatever the number of samples
     rejects = Rejects(exclude=exclude)
     with open_shard(shard.file) as (window, size):
@@ -207,24 +207,17 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
             lengths.append(end - start)
             labels.append(int(found.get("label", -1)))
             captions.append(found.get("caption"))
-            sizes += [member.size for member in parts.values()]
+            sizes.extend([member.size for member in parts.values()])
             shapes.add(tuple(parts))
-    columns = (keys, positions, starts, lengths, labels, captions)
-    table = pa.table([pa.array(column, kind) for column, kind in zip(columns, SCANNED.types, strict=True)], schema=SCANNED)
+    numbers = [np.asarray(column) for column in (positions, starts, lengths, labels)]
+    columns = [pa.array(keys, pa.large_string()), *map(pa.array, numbers), pa.array(captions, pa.large_string())]
+    digest = xxh3_64("\0".join([*map(repr, sorted(shapes)), *keys, *filter(None, captions)]).encode())
+    for column in (*numbers, np.asarray(sizes)):
+        digest.update(column.tobytes())
     others = {suffix for shape in shapes for suffix in other_suffixes(shape, shard.layout.columns)}
     images = {_image_suffix(shape, shard.layout.columns) or "" for shape in shapes} - {""}
-    return Scan(table, tuple(rejects.found), _digest_rows(table, sizes, shapes), tuple(sorted(others)), tuple(sorted(images)))
-
-
-def _digest_rows(table: pa.Table, sizes: list[int], shapes: set[tuple[str, ...]]) -> str:
-    digest = xxh3_64(f"{sorted(shapes)}".encode())
-    digest.update(np.array(sizes, "<i8").tobytes())
-    for column in table.columns:
-        if pa.types.is_integer(column.type):
-            digest.update(column.to_numpy().tobytes())
-        else:
-            digest.update("\0".join(text or "" for text in column.to_pylist()).encode())
-    return digest.hexdigest()
+    table = pa.table(columns, schema=SCANNED)
+    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)))
 
 
 def patch_shard(
@@ -349,7 +342,7 @@ def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> Row:
 
 def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
     """The members of a sample that a row holds besides its fields; a member named as a field would hide it, and is left out."""
-    used = {"__key__", _image_suffix(suffixes, columns), columns.suffix("label"), columns.suffix("caption"), *_ROW_FIELDS}
+    used = {"__key__", _image_suffix(suffixes, columns), columns.suffix("label"), columns.suffix("caption"), *ROW_FIELDS}
     return [suffix for suffix in suffixes if suffix not in used]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import corruptkit as ck
 from corruptkit.cli import main
-from corruptkit.errors import CatalogError, DatasetError
+from corruptkit.errors import CatalogError, DatasetError, LeftoverWarning
 from tests.corruptkit.shards import Row, read_tree, write_shards, write_tar
 
 FORMATS = ("webdataset", "parquet", "arrow", "overlay")
@@ -280,3 +280,56 @@ def test_deep_check_of_another_format_compares_licences(tars: Path, tmp_path: Pa
     assert ck.verify(tmp_path / "p", source=tars, deep=True).problems == ()
     (tars / "LICENSE").write_text("other")
     assert "LICENSE" in str(ck.verify(tmp_path / "p", source=tars, deep=True).problems[0])
+
+
+@pytest.mark.parametrize(("field", "suffix"), [("label", "cls"), ("caption", "txt")])
+def test_webdataset_reads_tars_of_a_folder_of_images(tmp_path: Path, field: str, suffix: str) -> None:
+    wds = pytest.importorskip("webdataset")
+    folder = write_folder(tmp_path / "folder")
+    if field == "caption":
+        lines = [f"class{row.label}/{row.key}.PNG,{row.caption}" for row in ROWS]
+        (folder / "train" / "metadata.csv").write_text("\n".join(["file_name,text", *lines]))
+    dataset, recipe = ck.open_dataset(folder), FLIP if field == "label" else ck.Recipe(seed=0, chain=[ck.Swap(ratio="0.1")])
+    ck.write_variant(dataset, ck.make_plan(recipe, dataset.index()), tmp_path / "tars")
+    shards = sorted(map(str, (tmp_path / "tars").glob("*.tar")))
+    found = list(wds.WebDataset(shards, shardshuffle=False).decode("rgb8"))
+    assert all({name for name in sample if not name.startswith("__")} == {"png", suffix} for sample in found)
+    told = {tuple(sample["png"][0, 0].tolist()): sample[suffix] for sample in found}
+    expected = {Image.open(io.BytesIO(row["image"])).getpixel((0, 0)): row[field] for row in dataset.with_recipe(recipe).rows()}
+    assert told == expected
+    assert len(found) == len(told) == len(ROWS)
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet", "arrow"])
+@pytest.mark.parametrize("source", ["parquet", "arrow"])
+def test_old_caption_in_another_column_is_warned_of(tmp_path: Path, source: str, form: str) -> None:
+    captions = [f"a long caption of {n:02d}" for n in range(40)]
+    columns = {"alt": captions, "all": [[text, "x"] for text in captions], "more": [{"tags": [text]} for text in captions]}
+    for name, values in columns.items():
+        table = pa.table({"key": [f"{n:02d}" for n in range(40)], "caption": captions, name: values})
+        path = tmp_path / name
+        path.mkdir()
+        if source == "parquet":
+            pq.write_table(table, path / "0.parquet", row_group_size=7)
+        else:
+            with pa.ipc.new_stream(path / "0.arrow", table.schema) as writer:
+                writer.write_table(table, max_chunksize=7)
+        dataset = ck.open_dataset(path)
+        with pytest.warns(LeftoverWarning, match="20 edited rows still tell their old caption, in other columns"):
+            ck.write_variant(
+                dataset, ck.make_plan(ck.Recipe(seed=0, chain=[ck.Swap(ratio="0.5")]), dataset.index()), tmp_path / f"{name}-out", form
+            )
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet", "arrow"])
+def test_table_without_images_gets_none(tmp_path: Path, form: str) -> None:
+    (tmp_path / "texts").mkdir()
+    pq.write_table(pa.table({"key": ["a", "b"], "caption": ["one", "two"], "n": [1, 2]}), tmp_path / "texts" / "0.parquet")
+    dataset = ck.open_dataset(tmp_path / "texts")
+    assert dataset.schema().names == ["key", "caption", "n"]
+    ck.write_variant(dataset, ck.make_plan(ck.Recipe(seed=0, chain=[ck.Swap(ratio="1")]), dataset.index()), tmp_path / "out", form)
+    variant = ck.open_dataset(tmp_path / "out")
+    assert {row["key"]: row["caption"] for row in variant.rows()} == {"a": "two", "b": "one"}
+    assert "image" not in variant.schema().names
+    pytest.importorskip("datasets")
+    assert [row["caption"] for row in variant.to_datasets()] == ["two", "one"]
