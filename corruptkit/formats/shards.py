@@ -72,6 +72,7 @@ def _list_files(path: Path) -> tuple[FormatName, list[Path]]:
         if listed or (arrows := _with_ending(path.iterdir(), ".arrow")):
             return "arrow", listed or arrows
         if not any(next(path.rglob(name), None) for name in METADATA) and (parquets := _with_ending(_walk(path), ".parquet")):
+            _refuse_lists(parquets)
             return "parquet", _one_config(path, parquets)
         if any(is_image(file.name) or file.name in METADATA for file in _walk(path)):
             return "imagefolder", []
@@ -147,6 +148,15 @@ def _refuse_compressed(path: Path) -> None:
     packed = [file for file in files if _PACKED.search(file.name)]
     if packed:
         raise DatasetError(Problem(str(packed[0]), "a compressed tar", "an uncompressed one", "unpack it first, with gunzip or its like"))
+
+
+def _refuse_lists(parquets: Iterable[Path]) -> None:
+    """What img2dataset writes as `files`: NAME.parquet lists the captions of images that lie loose in NAME/."""
+    for file in parquets:
+        folder = file.with_suffix("")
+        if folder.is_dir() and any(is_image(entry.name) for entry in folder.iterdir()):
+            found, do = f"a list of the images that lie in {folder.name}/", "let img2dataset write --output_format webdataset, or parquet"
+            raise DatasetError(Problem(str(file), found, "Parquet that holds its images", do))
 
 
 def _of_split(folder: Path, tars: Sequence[Path], split: str | None) -> list[Path]:
