@@ -89,7 +89,7 @@ def _add_make(commands: Any) -> None:
         target, ending = ("DIR", "") if name == "make" else ("FILE", ".plan.parquet")
         default = f"default: ./SOURCE-KIND[-MODE]-RATIO-sSEED{ending}; with several variants, the folder of them all"
         where.add_argument("--out", metavar=target, help=default)
-        where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+        where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core; to copy tars, one for two)")
         where.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
 

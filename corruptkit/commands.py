@@ -56,6 +56,12 @@ def _workers(args: Namespace) -> int:
     return args.workers or len(os.sched_getaffinity(0))
 
 
+def _writers(args: Namespace, dataset: Dataset, form: Format) -> int:
+    """Processes that write: where tars are copied, each keeps two cores busy, since it digests while it copies."""
+    copies = form == dataset.layout.format == "webdataset"
+    return args.workers or max(1, _workers(args) // (2 if copies else 1))
+
+
 def make_variants(args: Namespace) -> Outcome:
     catalog, dataset, recipes = _read_overlay(args) if args.overlay is not None else _read_request(args)
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
@@ -65,7 +71,8 @@ def make_variants(args: Namespace) -> Outcome:
         _warn(plan, dataset)
         form = args.format or _default_format(args, dataset)
         out = _target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes))
-        manifest = write_variant(dataset, plan, out, form, workers=_workers(args), watch=_watch("write"), catalog_digest=catalog.digest)
+        writers = _writers(args, dataset, form)
+        manifest = write_variant(dataset, plan, out, form, workers=writers, watch=_watch("write"), catalog_digest=catalog.digest)
         variants.append(
             {"variant_id": plan.variant_id, "path": str(out), "format": form, "counts": manifest.counts.model_dump(mode="json")}
         )

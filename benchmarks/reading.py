@@ -1,0 +1,96 @@
+"""How fast Arrow shards are read beside `datasets` reading the same folder.
+
+    .venv/bin/python benchmarks/reading.py [--runs N] [--bytes N] [--record]
+
+One folder, as `write_variant` leaves it for `load_from_disk`, in memory; one process; images as bytes, decoded by nobody. Each way of reading
+has its counterpart, which gives the same values: rows one after another, rows in a drawn order, and record batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from results import record_section, write_section
+from rounds import Task, describe_times, find_ratio, state_aim, take_turns
+from samples import make_shards
+
+import corruptkit as ck
+
+_IMAGES = (30_000, 100_000)
+_BATCH = 1000
+_PAIRS = {"rows": "rows, datasets", "drawn rows": "drawn rows, datasets", "batches": "batches, datasets"}
+
+
+def sum_bytes(rows: Iterable[dict[str, Any]]) -> int:
+    """Bytes of images and letters of captions, so that every value has been looked at."""
+    return sum(len(row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]) + len(row["caption"]) for row in rows)
+
+
+def sum_batches(batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+    return sum(len(batch) for batch in batches)
+
+
+def open_theirs(folder: Path) -> Any:
+    """The folder as `datasets` opens it, its images not decoded."""
+    return datasets.load_from_disk(str(folder)).cast_column("image", datasets.Image(decode=False))
+
+
+def read_drawn(found: Any, order: list[int]) -> Iterator[dict[str, Any]]:
+    return (found[number] for number in order)
+
+
+def result_lines(image_bytes: int, total: int, runs: int, folder: Path) -> list[str]:
+    """The table and the aims of one size of images."""
+    count, out = total // image_bytes, folder / "arrow"
+    make_shards(folder / "source", count, image_bytes)
+    source = ck.open_dataset(folder / "source")
+    ck.write_variant(source, ck.make_plan(ck.Recipe(seed=0, chain=[ck.Swap(ratio="0.05")]), source.index()), out, "arrow")
+    ours, theirs = ck.open_dataset(out), open_theirs(out)
+    order = np.random.default_rng(0).permutation(count).tolist()
+    assert list(map(len, (ours, theirs))) == [count, count], "both hold every row"
+    assert sum_bytes(ours.rows()) == sum_bytes(theirs), "both give the same values"
+    assert [ours.row(n)["caption"] for n in order[:99]] == [theirs[n]["caption"] for n in order[:99]]
+    tasks: dict[str, Task] = {
+        "rows": lambda: sum_bytes(ours.rows()),
+        "rows, datasets": lambda: sum_bytes(theirs),
+        "drawn rows": lambda: sum_bytes(map(ours.row, order)),
+        "drawn rows, datasets": lambda: sum_bytes(read_drawn(theirs, order)),
+        "batches": lambda: sum_batches(ours.batches(size=_BATCH)),
+        "batches, datasets": lambda: sum_batches(theirs.with_format("arrow").iter(_BATCH)),
+    }
+    seconds = take_turns(tasks, runs)
+    return [
+        f"{count:,} rows with images of {image_bytes // 1000} kB, {runs} rounds",
+        "",
+        *describe_times(seconds, "rows, datasets"),
+        "",
+        *(state_aim(f"{what}: rows a second, ours / theirs", find_ratio(seconds, peer, what), 1, least=True) for what, peer in _PAIRS.items()),
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time reading Arrow shards beside datasets.")
+    parser.add_argument("--runs", type=int, default=7, help="timed rounds (default 7)")
+    parser.add_argument("--bytes", type=int, default=1_000_000_000, help="bytes of images (default 1e9)")
+    parser.add_argument("--record", action="store_true", help="write the result to benchmarks/RESULTS.md")
+    arguments = parser.parse_args()
+    body: list[str] = []
+    for image_bytes in _IMAGES:
+        with tempfile.TemporaryDirectory(prefix="corruptkit-") as folder:
+            body += result_lines(image_bytes, arguments.bytes, max(arguments.runs, 1), Path(folder))
+    section = write_section("Reading Arrow", f"`python benchmarks/reading.py --runs {arguments.runs} --bytes {arguments.bytes}`", body[:-1])
+    if arguments.record:
+        record_section(section)
+    print(section)
+
+
+if __name__ == "__main__":
+    main()
