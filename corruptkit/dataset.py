@@ -148,7 +148,7 @@ class Dataset:
         index = self._source_index
         if not -len(self) <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
-        position, offset, length, shard = (index.table[name][number].as_py() for name in ("position", "offset", "length", "shard"))
+        position, offset, length, shard = (int(column[number]) for column in index.places)
         edit = None if self._edit_map is None else self._edit_map.of_row(number % len(self))
         file = self.shards[shard]
         _refuse_changed(file, index.meta.shards[shard])

@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -95,6 +96,11 @@ class Index:
     def numbers(self, name: str) -> Any:
         """A numeric column in source order, as a NumPy view."""
         return self.column(name).to_numpy(zero_copy_only=True)
+
+    @cached_property
+    def places(self) -> tuple[Any, ...]:
+        """Position, offset, length and shard of the rows: columns that are asked for row by row."""
+        return tuple(self.numbers(name) for name in ("position", "offset", "length", "shard"))
 
     def rows(self) -> Rows:
         """The rows in ascending key bytes."""

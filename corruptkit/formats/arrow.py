@@ -13,19 +13,20 @@ import pyarrow as pa
 
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
-from corruptkit.formats.layout import Row, Scan, Shard, Spot
+from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
 from corruptkit.formats.table import (
     Cursor,
+    Fields,
     default_rule,
     edited_tables,
     find_fields,
     find_image,
     fit_table,
     has_path,
-    row_of,
+    read_table_row,
+    read_table_rows,
     scan_tables,
     standard_tables,
-    table_rows,
 )
 
 _FILE_MAGIC = b"ARROW1"  # an IPC file, where others write streams
@@ -109,13 +110,19 @@ def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str,
     """Every row of a shard, edits applied, with its image's name."""
     table = _table(shard)
     fields = find_fields(table.schema, shard.layout, str(shard.file))
-    for paths, piece in standard_tables(_pieces(table), fields, shard, edits):
-        yield from table_rows(paths, piece)
+    yield from read_table_rows(_pieces(table), fields, shard, edits)
 
 
 def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
     """One row by its place."""
-    return row_of(_table(shard).slice(spot.position, 1), shard, edit, spot.number)
+    table, fields = _open_table(shard.file, shard.file.stat().st_mtime_ns, shard.layout)
+    return read_table_row(table, spot.position, fields, shard, edit)
+
+
+@lru_cache(maxsize=256)
+def _open_table(file: Path, mtime_ns: int, layout: Layout) -> tuple[pa.Table, Fields]:
+    table = _map_table(file, mtime_ns)
+    return table, find_fields(table.schema, layout, str(file))
 
 
 def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:

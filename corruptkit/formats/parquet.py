@@ -17,19 +17,20 @@ import pyarrow.parquet as pq
 
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
-from corruptkit.formats.layout import Row, Scan, Shard, Spot
+from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
 from corruptkit.formats.table import (
     Cursor,
+    Fields,
     default_rule,
     edited_tables,
     find_fields,
     find_image,
     fit_table,
     has_path,
-    row_of,
+    read_table_row,
+    read_table_rows,
     scan_tables,
     standard_tables,
-    table_rows,
 )
 
 _PIECE = 1024  # rows read at a time
@@ -94,8 +95,7 @@ def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str,
     with _open_file(shard.file) as parquet:
         fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
         pieces = (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(_PIECE, use_threads=False))
-        for paths, table in standard_tables(pieces, fields, shard, edits):
-            yield from table_rows(paths, table)
+        yield from read_table_rows(pieces, fields, shard, edits)
 
 
 def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
@@ -106,8 +106,8 @@ def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
         if spot.position < start + rows:
             break
         group, start = group + 1, start + rows
-    table = _read_group(shard.file, group, stat.st_mtime_ns).slice(spot.position - start, 1)
-    return row_of(table, shard, edit, spot.number)
+    table, fields = _read_group(shard.file, group, stat.st_mtime_ns, shard.layout)
+    return read_table_row(table, spot.position - start, fields, shard, edit)
 
 
 @lru_cache(maxsize=1024)
@@ -117,9 +117,9 @@ def _group_rows(file: Path, mtime_ns: int) -> list[int]:  # noqa: ARG001 - a cha
 
 
 @lru_cache(maxsize=2)
-def _read_group(file: Path, group: int, mtime_ns: int) -> pa.Table:  # noqa: ARG001 - the same
+def _read_group(file: Path, group: int, mtime_ns: int, layout: Layout) -> tuple[pa.Table, Fields]:  # noqa: ARG001 - the same
     with _open_file(file) as parquet:
-        return parquet.read_row_group(group, use_threads=False)
+        return parquet.read_row_group(group, use_threads=False), find_fields(parquet.schema_arrow, layout, str(file))
 
 
 def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:

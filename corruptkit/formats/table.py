@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from corruptkit.formats.layout import ROW_FIELDS, SCANNED, Layout, Rejects, Row,
 
 # Where a column is not named by a flag, the first of these that there is.
 _USUAL = {"image": ("image", "jpg", "png", "webp"), "label": ("label", "cls"), "caption": ("caption", "text", "txt")}
+_AT_ONCE = 1 << 20
 _TEXTS = (pa.string(), pa.large_string())
 _FAULT = r"^$|[\x00-\x1f\x{7f}-\x{9f}]|^/|(^|/)\.\.(/|$)"
 
@@ -256,20 +259,22 @@ class Cursor:
 
     def edit(self, table: pa.Table) -> tuple[pa.Table, pa.Array, Any]:
         """The next piece with its edits applied, whole; the keys of its rows, and where they stand in it."""
-        kept = np.setdiff1d(np.arange(len(table)), [place - self._position for place in self._shard.skip])
+        skip = [place - self._position for place in self._shard.skip]
+        kept = np.setdiff1d(np.arange(len(table)), skip) if skip else np.arange(len(table))
         rows = table if len(kept) == len(table) else table.take(pa.array(kept))
-        found = read_conditions(rows, self._fields, self._shard, self._first)
-        for error in found.faults.values():
+        faults = dict[int, DatasetError]()
+        keys = _read_keys(rows, self._fields, self._shard, self._first, faults)
+        for error in faults.values():
             raise error
         self._position += len(table)
         self._first += len(rows)
         if self._edits:
-            edited = np.flatnonzero(np.asarray(pc.is_in(found.keys, value_set=pa.array(list(self._edits), pa.large_string()))))
-            by_row = {int(kept[row]): (key, self._edits[key]) for row in edited if (key := found.keys[row].as_py())}
+            edited = np.flatnonzero(np.asarray(pc.is_in(keys, value_set=pa.array(list(self._edits), pa.large_string()))))
+            by_row = {int(kept[row]): (key, self._edits[key]) for row in edited if (key := keys[row].as_py())}
             self._left.difference_update(key for key, _ in by_row.values())
             table = _edit_rows(table, by_row, self._fields, self._shard)
             self.leftovers += count_leftovers(table.select(self._fields.others), {row: edit for row, (_, edit) in by_row.items()})
-        return table, found.keys, kept
+        return table, keys, kept
 
     def finish(self) -> None:
         """Refuse edits whose rows were not there."""
@@ -362,15 +367,6 @@ def edited_tables(tables: Iterable[pa.Table], cursor: Cursor) -> Iterator[pa.Tab
     cursor.finish()
 
 
-def row_of(table: pa.Table, shard: Shard, edit: RowEdit | None, number: int) -> Row:
-    """The row that a table of one row holds; it is row `number` of the data set."""
-    alone = shard._replace(skip=frozenset(), first_row=number)
-    fields = find_fields(table.schema, shard.layout, str(shard.file))
-    key = read_conditions(table, fields, alone, number).keys[0].as_py()
-    pieces = standard_tables([table], fields, alone, {} if edit is None else {key: edit})
-    return next(row for paths, rows in pieces for _, row in table_rows(paths, rows))
-
-
 def _standard_table(table: pa.Table, keys: pa.Array, fields: Fields) -> pa.Table:
     columns = {"key": keys}
     if fields.image:
@@ -384,11 +380,96 @@ def _standard_table(table: pa.Table, keys: pa.Array, fields: Fields) -> pa.Table
     return pa.table(columns | {name: table[name] for name in fields.others})
 
 
-def table_rows(paths: pa.Array, table: pa.Table) -> Iterator[tuple[str, Row]]:
-    """The rows of a standard table, each with its image's name; what is null has no field."""
-    names = table.column_names
-    for path, *values in zip(paths.to_pylist(), *(column.to_pylist() for column in table.columns), strict=True):
-        yield path or "", {name: value for name, value in zip(names, values, strict=True) if value is not None}
+def read_table_rows(tables: Iterable[pa.Table], fields: Fields, shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
+    """The rows of the pieces of a shard's table, edits applied, each with its image's name; what is null has no field."""
+    left, number = set(edits), shard.first_row
+    for position, values in enumerate(chain.from_iterable(map(_row_values, _small_pieces(tables), repeat(shard)))):
+        if position in shard.skip:
+            continue
+        row = standard_row(values, fields, shard, number)
+        edit = edits.get(row["key"])
+        if edit is not None:
+            left.discard(row["key"])
+            edit_row(row, edit, shard)
+        yield image_name(values, fields), row
+        number += 1
+    if left:
+        raise changed_source(shard.file, min(left), "the row is not there")
+
+
+def _small_pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Pieces of about 1 MiB: bytes that are copied for one row can then be freed before many others are."""
+    for table in tables:
+        step = max(1, _AT_ONCE * len(table) // max(table.nbytes, 1))
+        for start in range(0, len(table), step):
+            yield table.slice(start, step)
+
+
+def _row_values(table: pa.Table, shard: Shard) -> list[dict[str, Any]]:
+    with _explain_text(shard):
+        rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+@contextmanager
+def _explain_text(shard: Shard) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        found = f"a text that is not UTF-8: {error.object[:40]!r}"
+        raise DatasetError(Problem(str(shard.file), found, "text in UTF-8", "mend the row")) from None
+
+
+def read_table_row(table: pa.Table, row: int, fields: Fields, shard: Shard, edit: RowEdit | None) -> Row:
+    """A row of a shard's table, its edit applied; it is row `shard.first_row` of the data set."""
+    with _explain_text(shard):
+        values = {name: column[row].as_py() for name, column in zip(table.column_names, table.columns, strict=True)}
+    found = standard_row(values, fields, shard, shard.first_row)
+    if edit is not None:
+        edit_row(found, edit, shard)
+    return found
+
+
+def standard_row(values: Mapping[str, Any], fields: Fields, shard: Shard, number: int) -> Row:
+    """The values of a table's row under the names of rows: key, image, label, caption, then the others."""
+    row: Row = {"key": _row_key(values, fields, shard, number)}
+    image = values[fields.image] if fields.image else None
+    for name, value in (
+        ("image", image["bytes"] if isinstance(image, dict) else image),
+        ("label", values[fields.label] if fields.label else None),
+        ("caption", values[fields.caption] if fields.caption else None),
+        *((name, values[name]) for name in fields.others),
+    ):
+        if value is not None:
+            row[name] = value
+    return row
+
+
+def _row_key(values: Mapping[str, Any], fields: Fields, shard: Shard, number: int) -> str:
+    rule, path = shard.layout.key_rule, image_name(values, fields)
+    if fields.key:
+        key = values[fields.key]
+    else:
+        key = make_keyer(rule)(strip_suffix(path), shard.name, number) if path or rule == "ordinal" else None
+    if key is None:
+        raise changed_source(shard.file, f"row {number}", "no key")
+    return str(key)
+
+
+def image_name(values: Mapping[str, Any], fields: Fields) -> str:
+    """The path that a row's image is stored with, "" where there is none."""
+    image = values[fields.image] if fields.image else None
+    return (image.get("path") or "") if isinstance(image, dict) else ""
+
+
+def edit_row(row: Row, edit: RowEdit, shard: Shard) -> None:
+    """Put the new values of an edit into a row that holds the old ones; else it is refused."""
+    for field, (old, new) in edit.items():
+        if str(row.get(field)) != old:
+            raise changed_source(shard.file, row["key"], f"the {field} {row.get(field)!r:.80}", f"{old!r:.80}")
+        row[field] = int(new) if field == "label" else new
+    if isinstance(row.get("json"), bytes):
+        row["json"] = rewrite_member("json", row["json"], edit, shard.layout.columns)
 
 
 def class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
