@@ -4,8 +4,10 @@
 
 Each run is a process of its own: load_index, make_plan (swap 0.05), write_edits. Its time counts from before the imports. Its peak is VmHWM
 of /proc/self/status (ru_maxrss would begin with what the parent had); pages of the mapped index count in it, though the system may
-take them back at any time. Between the runs, the bare limits: the sum of the index's bytes where they are mapped, which is one
-pass over all that a plan reads and more, and a walk through tar headers, which is what planning without an index would do at least.
+take them back at any time. Two indexes take turns: of keys in ascending order, and of keys mixed within each shard, which have to be
+brought into order first (img2dataset packs samples as their downloads end). Between the runs, the bare limits: the sum of the index's
+bytes where they are mapped, which is one pass over all that a plan reads and more, and a walk through tar headers, which is what
+planning without an index would do at least.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from corruptkit.formats.webdataset import open_shard
 from corruptkit.index import save_index
 
 _SAMPLES, _IMAGE = 16_000, 30_000  # of the shards whose headers are walked
-PLAN, PASS, WALK = "plan", "memory pass", "header walk"
+PLAN, MIXED, PASS, WALK = "plan", "plan, keys mixed in shards", "memory pass", "header walk"
 # What a run does; it says how long each step took and what it held after it.
 _RUN = """
 import time
@@ -57,8 +59,8 @@ json.dump({"steps": steps, "edits": plan.edits.num_rows, "id": plan.variant_id},
 """
 
 
-def build_index(rows: int, file: Path) -> None:
-    save_index(make_rows(rows), file)
+def build_index(rows: int, file: Path, mixed: bool) -> None:  # noqa: FBT001 - what a process is given comes by place
+    save_index(make_rows(rows, mixed=mixed), file)
 
 
 def run_plan(index: Path, out: Path) -> Any:
@@ -83,37 +85,46 @@ def walk_shards(shards: list[Path]) -> int:
 
 
 def result_lines(rows: int, runs: int, folder: Path) -> list[str]:
-    index, out = folder / "index.arrow", folder / "plan.parquet"
-    builder = multiprocessing.get_context("spawn").Process(target=build_index, args=(rows, index))
-    builder.start()
-    builder.join()
+    index, mixed, out = folder / "index.arrow", folder / "mixed.arrow", folder / "plan.parquet"
+    for file in (index, mixed):
+        builder = multiprocessing.get_context("spawn").Process(target=build_index, args=(rows, file, file == mixed))
+        builder.start()
+        builder.join()
     shards = make_shards(folder / "source", _SAMPLES, _IMAGE, shards=4)
-    said: list[Any] = []
+    said: dict[str, list[Any]] = {PLAN: [], MIXED: []}
     tasks: dict[str, Task] = {
-        PLAN: lambda: said.append(run_plan(index, out)),
+        PLAN: lambda: said[PLAN].append(run_plan(index, out)),
+        MIXED: lambda: said[MIXED].append(run_plan(mixed, folder / "mixed.parquet")),
         PASS: lambda: sum_bytes(index),
         WALK: lambda: walk_shards(shards),
     }
     seconds = take_turns(tasks, runs)
-    assert len({run["id"] for run in said}) == 1, "every run makes the same plan"
+    assert all(len({run["id"] for run in runs}) == 1 for runs in said.values()), "every run makes the same plan"
     amounts = {PASS: f"{index.stat().st_size / 1e9:.2f} GB", WALK: f"{_SAMPLES:,} samples"}
     walked = statistics.median(seconds[WALK]) / _SAMPLES * rows
-    peak = max(run["steps"]["write_edits"]["VmHWM"] for run in said) / 1e9
-    edits, size = said[0]["edits"], out.stat().st_size
+    edits, size = said[PLAN][0]["edits"], out.stat().st_size
     file = f"plan.parquet {size / 1e6:.1f} MB ({size / max(edits, 1):.1f} bytes an edit)"
-    return [
+    lines = [
         f"{rows:,} rows with captions, {edits:,} edits, {file}; {runs} rounds",
         "",
         *describe_times(seconds, PASS, amounts),
         "",
         f"A header walk of {rows:,} such samples would take {walked:.0f} s at that pace.",
         "",
-        *_step_lines(said[1:]),
-        "",
-        state_aim("Seconds of a plan, start of Python included", statistics.median(seconds[PLAN]), 8),
-        state_aim("Peak of resident memory in GB, the largest of all runs", peak, 2.5),
-        f"- A plan takes {find_ratio(seconds, PLAN, PASS):.1f} times as long as the memory pass",
     ]
+    for name, found in said.items():
+        peak = max(run["steps"]["write_edits"]["VmHWM"] for run in found) / 1e9
+        lines += [
+            f"{name[0].upper()}{name[1:]}:",
+            "",
+            *_step_lines(found[1:]),
+            "",
+            state_aim("Seconds, start of Python included", statistics.median(seconds[name]), 8),
+            state_aim("Peak of resident memory in GB, the largest of all runs", peak, 2.5),
+            f"- {find_ratio(seconds, name, PASS):.1f} times as long as the memory pass",
+            "",
+        ]
+    return lines[:-1]
 
 
 def _step_lines(said: list[Any]) -> list[str]:

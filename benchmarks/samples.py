@@ -74,9 +74,15 @@ def make_shards(folder: Path, count: int, image_bytes: int, shards: int = 8) -> 
     return paths
 
 
-def make_rows(count: int, classes: int | None = None) -> Index:
-    """The index of `count` rows with keys of 9 digits, captions and perhaps labels, as shards of 10,000 rows would have."""
-    keys = pc.utf8_lpad(pa.array(np.arange(count)).cast(pa.large_string()), 9, "0")
+def make_rows(count: int, classes: int | None = None, *, mixed: bool = False) -> Index:
+    """The index of `count` rows with keys of 9 digits, captions and perhaps labels, as shards of 10,000 rows would have.
+
+    Keys ascend, or are `mixed` within each shard, as img2dataset leaves them: in the order in which its downloads end.
+    """
+    numbers = np.arange(count)
+    if mixed:
+        numbers = np.lexsort((np.random.default_rng(2).random(count), numbers // _ROWS))
+    keys = pc.utf8_lpad(pa.array(numbers).cast(pa.large_string()), 9, "0")
     labels = np.random.default_rng(1).integers(0, classes, count) if classes else np.full(count, -1)
     captions = make_captions(count).combine_chunks()
     tables, stats = [], []

@@ -84,6 +84,7 @@ class Index:
     table: pa.Table
     meta: IndexMeta
     excluded: pa.Table = field(default_factory=EXCLUDED.empty_table)
+    mapped: mmap.mmap | None = field(default=None, repr=False, compare=False)  # the file that the table lies in
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -104,10 +105,7 @@ class Index:
 
     def rows(self) -> Rows:
         """The rows in ascending key bytes."""
-        order = self.numbers("order")
-        table = self.table.select(["key", "hash", "label", "caption"])
-        table = table if _is_identity(order) else table.take(pa.array(order))
-        ordered = replace(self, table=table)
+        ordered = self if _is_identity(self.numbers("order")) else replace(self, table=self._take_ordered())
         labels, captions = ordered.numbers("label"), ordered.column("caption")
         return Rows(
             ordered.column("key"),
@@ -116,6 +114,15 @@ class Index:
             captions if captions.null_count < len(captions) else None,
             self.meta.classes,
         )
+
+    def _take_ordered(self) -> pa.Table:
+        """The columns of rows, copied into the order of keys, the largest first; of what has been copied, no page is held mapped."""
+        order, taken = pa.array(self.numbers("order")), {}
+        for name in ("caption", "key", "hash", "label"):
+            taken[name] = self.column(name).take(order)
+            if self.mapped is not None:
+                self.mapped.madvise(mmap.MADV_DONTNEED)
+        return pa.table(taken)
 
     def identity(self) -> SourceIdentity:
         """The source's part of an identity."""
@@ -285,7 +292,7 @@ def load_index(path: Path) -> Index | None:
     except (OSError, ValueError, pa.ArrowException):  # of an empty file, of one that is none, of a meta that is none
         return None
     matches = table.schema.remove_metadata() == SCHEMA and excluded.schema == EXCLUDED and meta.version == INDEX_VERSION
-    return Index(table.replace_schema_metadata(None), meta, excluded) if matches else None
+    return Index(table.replace_schema_metadata(None), meta, excluded, content) if matches else None
 
 
 def _map_file(file: BinaryIO) -> mmap.mmap:
