@@ -14,7 +14,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from results import record_section, write_section
+from results import publish
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,13 +25,13 @@ def run_proofs(report: Path) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def result_section(report: Path) -> str:
+def result_lines(report: Path) -> list[str]:
     """One line a proof, in the order they ran."""
     rows = []
     for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
         states = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
         rows.append(f"| {case.get('name')} | {states[0] if states else 'passed'} | {float(case.get('time', '0')):.0f} s |")
-    return write_section("Slow proofs", "`make test-chaos RECORD=1`", ["| proof | result | time |", "|---|---|---|", *rows])
+    return ["| proof | result | time |", "|---|---|---|", *rows]
 
 
 def main() -> None:
@@ -41,10 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         status = run_proofs(report)
-        section = result_section(report)
-    if arguments.record:
-        record_section(section)
-    print(section)
+        body = result_lines(report)
+    publish("Slow proofs", "`make test-chaos RECORD=1`", body, record=arguments.record)
     sys.exit(status)
 
 

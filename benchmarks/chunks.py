@@ -16,7 +16,7 @@ from pathlib import Path
 
 import webdataset as wds
 from fastcdc import fastcdc
-from results import record_section, write_section
+from results import publish
 from rounds import state_aim
 from samples import make_shards
 from xxhash import xxh3_128_digest
@@ -84,10 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="corruptkit-") as folder:
         body = result_lines(arguments.bytes, Path(folder))
-    section = write_section("Chunks new to a store", f"`python benchmarks/chunks.py --bytes {arguments.bytes}`", body)
-    if arguments.record:
-        record_section(section)
-    print(section)
+    publish("Chunks new to a store", f"`python benchmarks/chunks.py --bytes {arguments.bytes}`", body, record=arguments.record)
 
 
 if __name__ == "__main__":

@@ -13,60 +13,40 @@ import statistics
 import subprocess
 import sys
 import sysconfig
-import time
 
-from results import record_section, write_section
+from results import publish
+from rounds import Task, describe_times, state_aim, take_turns
 
-TITLE = "Time to help"
-AIM_SECONDS = 0.3
+_AIM = 0.3
+BARE, HELP = "`python -c pass`", "`corruptkit --help`"
 
 
-def find_commands() -> dict[str, list[str]]:
-    """What is compared: the installed command, and the interpreter that it runs on."""
+def find_command() -> str:
+    """The command that is installed beside this Python."""
     script = shutil.which("corruptkit", path=sysconfig.get_path("scripts"))
     if script is None:
         sys.exit("error: corruptkit is not installed beside this Python; run `make lint` first")
-    return {"help": [script, "--help"], "bare": [sys.executable, "-c", "pass"]}
+    return script
 
 
-def time_command(command: list[str]) -> float:
-    """Seconds from start to exit."""
-    start = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - start
+def run_command(*words: str) -> None:
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
 
 
-def measure_commands(runs: int) -> dict[str, list[float]]:
-    """Seconds of each run, the first of each (cold caches) left out."""
-    commands = find_commands()
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(runs + 1):
-        for name, command in commands.items():
-            seconds[name].append(time_command(command))
-    return {name: values[1:] for name, values in seconds.items()}
-
-
-def result_section(seconds: dict[str, list[float]]) -> str:
-    """The numbers as a section of RESULTS.md."""
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    deciles = {name: statistics.quantiles(values, n=10) for name, values in seconds.items()}
-    rows = []
-    for name, label in (("bare", "python -c pass"), ("help", "corruptkit --help")):
-        spread = f"{deciles[name][0]:.3f} - {deciles[name][-1]:.3f} s"
-        rows.append(f"| `{label}` | {medians[name]:.3f} s | {spread} | {medians[name] / medians['bare']:.2f} |")
-    table = ["| command | median | 10th - 90th percentile | ratio |", "|---|---|---|---|", *rows]
-    return write_section(TITLE, f"`python benchmarks/help_time.py --runs {len(seconds['help'])}`; aim: under {AIM_SECONDS} s.", table)
+def result_lines(runs: int) -> list[str]:
+    script = find_command()
+    tasks: dict[str, Task] = {BARE: lambda: run_command(sys.executable, "-c", "pass"), HELP: lambda: run_command(script, "--help")}
+    seconds = take_turns(tasks, runs)
+    return [*describe_times(seconds, BARE), "", state_aim("Seconds to help, the median", statistics.median(seconds[HELP]), _AIM)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time corruptkit --help against a bare Python.")
     parser.add_argument("--runs", type=int, default=40, help="timed runs of each command (default 40)")
-    parser.add_argument("--record", action="store_true", help="write the result to benchmarks/RESULTS.md")
+    parser.add_argument("--record", action="store_true", help="write the numbers to benchmarks/RESULTS.md")
     arguments = parser.parse_args()
-    section = result_section(measure_commands(max(arguments.runs, 2)))
-    if arguments.record:
-        record_section(section)
-    print(section)
+    runs = max(arguments.runs, 2)
+    publish("Time to help", f"`python benchmarks/help_time.py --runs {runs}`", result_lines(runs), record=arguments.record)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import webdataset as wds
-from results import record_section, write_section
+from results import publish
 from rounds import Task, describe_times, find_ratio, state_aim, take_turns
 from samples import make_shards
 
@@ -84,10 +84,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="corruptkit-") as folder:
         body = result_lines(arguments.samples, max(arguments.runs, 1), Path(folder))
-    section = write_section("Indexing", f"`python benchmarks/indexing.py --runs {arguments.runs} --samples {arguments.samples}`", body)
-    if arguments.record:
-        record_section(section)
-    print(section)
+    publish(
+        "Indexing", f"`python benchmarks/indexing.py --runs {arguments.runs} --samples {arguments.samples}`", body, record=arguments.record
+    )
 
 
 if __name__ == "__main__":

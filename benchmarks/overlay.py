@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import webdataset as wds
-from results import record_section, write_section
+from results import publish
 from rounds import Task, describe_times, find_ratio, state_aim, take_turns
 from samples import make_rows, make_shards
 
@@ -113,10 +113,7 @@ def main() -> None:
             reading += reading_lines(image_bytes, arguments.bytes, max(arguments.runs, 1), Path(folder))
     command = f"`python benchmarks/overlay.py --runs {arguments.runs} --bytes {arguments.bytes}`"
     for title, body in (("Size of an overlay", sizes), ("Reading an overlay", reading)):
-        section = write_section(title, command, body[:-1])
-        if arguments.record:
-            record_section(section)
-        print(section)
+        publish(title, command, body[:-1], record=arguments.record)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import record_section, write_section
+from results import publish
 from rounds import Task, describe_times, find_ratio, state_aim, take_turns
 from samples import make_rows, make_shards
 
@@ -147,10 +147,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="corruptkit-") as folder:
         body = result_lines(arguments.rows, max(arguments.runs, 1), Path(folder))
     print(f"({time.perf_counter() - start:.0f} s in all)", file=sys.stderr)
-    section = write_section("Planning", f"`python benchmarks/planning.py --runs {arguments.runs} --rows {arguments.rows}`", body)
-    if arguments.record:
-        record_section(section)
-    print(section)
+    publish("Planning", f"`python benchmarks/planning.py --runs {arguments.runs} --rows {arguments.rows}`", body, record=arguments.record)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-from results import record_section, write_section
+from results import publish
 from rounds import Task, describe_times, find_ratio, state_aim, take_turns
 from samples import make_shards
 from xxhash import xxh3_64
@@ -105,10 +105,12 @@ def main() -> None:
     for image_bytes in _IMAGES:
         with tempfile.TemporaryDirectory(prefix="corruptkit-") as folder:
             body += result_lines(image_bytes, arguments.bytes, max(arguments.runs, 1), Path(folder))
-    section = write_section("Reading Arrow", f"`python benchmarks/reading.py --runs {arguments.runs} --bytes {arguments.bytes}`", body[:-1])
-    if arguments.record:
-        record_section(section)
-    print(section)
+    publish(
+        "Reading Arrow",
+        f"`python benchmarks/reading.py --runs {arguments.runs} --bytes {arguments.bytes}`",
+        body[:-1],
+        record=arguments.record,
+    )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ from pathlib import Path
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def write_section(title: str, command: str, body: list[str]) -> str:
-    """A section that says when, where, of which commit and by which command its numbers are."""
+def publish(title: str, command: str, body: list[str], *, record: bool) -> None:
+    """Print a section that says when, where, of which commit and by which command its numbers are; `record` writes it to RESULTS.md."""
     stated = f"{datetime.now(UTC).date()} · {describe_machine()} · commit {describe_commit()}"
-    return "\n".join([f"## {title}", "", stated, command, "", *body, ""])
+    section = "\n".join([f"## {title}", "", stated, command, "", *body, ""])
+    if record:
+        _record(section)
+    print(section)
 
 
 def describe_machine() -> str:
@@ -38,7 +41,7 @@ def _ask_git(*words: str) -> str:
     return subprocess.run(["git", *words], capture_output=True, text=True, cwd=RESULTS.parent, check=False).stdout.strip()  # noqa: S607
 
 
-def record_section(section: str) -> None:
+def _record(section: str) -> None:
     """Put the section in the place of the one with its title, or at the end."""
     title = section.partition("\n")[0]
     text = RESULTS.read_text("utf-8")

@@ -22,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from results import record_section, write_section
+from results import publish
 from rounds import Task, describe_times, find_ratio, state_aim, take_turns
 
 import corruptkit as ck
@@ -145,10 +145,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="corruptkit-") as folder:
             body += measure_size(image_bytes, arguments.bytes, max(arguments.runs, 1), Path(folder))
     command = f"`python benchmarks/writing.py --runs {arguments.runs} --bytes {arguments.bytes}`"
-    section = write_section("Writing a variant", command, body[:-1])
-    if arguments.record:
-        record_section(section)
-    print(section)
+    publish("Writing a variant", command, body[:-1], record=arguments.record)
 
 
 if __name__ == "__main__":
