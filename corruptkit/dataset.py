@@ -168,7 +168,8 @@ class Dataset:
             kinds["caption"] = pa.large_string()
         others = tuple(sorted({other for shard in index.meta.shards for other in shard.others}))
         for number, shard in enumerate(self.shards):
-            mine = FORMATS[self.layout.format].other_types(Shard(shard, self.root, self.layout), index.meta.shards[number].others)
+            part = Shard(shard, self.root, self.layout, 0, skips(index.excluded, number))
+            mine = FORMATS[self.layout.format].other_types(part, index.meta.shards[number].others)
             for name, kind in mine.items():
                 if pa.types.is_null(kinds.setdefault(name, kind)):
                     kinds[name] = kind
