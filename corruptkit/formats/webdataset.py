@@ -348,7 +348,8 @@ def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
 
 def _image_suffix(suffixes: Iterable[str], columns: Columns) -> str | None:
     if columns.image:
-        return columns.image if columns.image in suffixes else None
+        named = columns.image.lower()  # as the suffixes are
+        return named if named in suffixes else None
     return next((suffix for suffix in suffixes if suffix in IMAGE_SUFFIXES), None)
 
 
