@@ -28,6 +28,7 @@ from corruptkit.formats.layout import KeyEncoding, Layout, Row, Shard, Spot
 from corruptkit.formats.members import row_members
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.shards import Found, find_shards
+from corruptkit.formats.splits import asked_split, hub_name
 from corruptkit.formats.table import class_names
 from corruptkit.index import Index, Readable, ShardStat, find_index, skips
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
@@ -167,7 +168,8 @@ class Dataset:
             kinds["caption"] = pa.large_string()
         others = tuple(sorted({other for shard in index.meta.shards for other in shard.others}))
         for number, shard in enumerate(self.shards):
-            mine = FORMATS[self.layout.format].other_types(Shard(shard, self.root, self.layout), index.meta.shards[number].others)
+            part = Shard(shard, self.root, self.layout, 0, skips(index.excluded, number))
+            mine = FORMATS[self.layout.format].other_types(part, index.meta.shards[number].others)
             for name, kind in mine.items():
                 if pa.types.is_null(kinds.setdefault(name, kind)):
                     kinds[name] = kind
@@ -213,7 +215,7 @@ class Dataset:
             kinds["label"] = datasets.ClassLabel(names=list(self.layout.class_names))
         numbers = list(range(len(self.shards)))
         return datasets.IterableDataset.from_generator(
-            _shard_examples, features=kinds, gen_kwargs={"dataset": self, "shards": numbers}, split=self.split
+            _shard_examples, features=kinds, gen_kwargs={"dataset": self, "shards": numbers}, split=hub_name(self.split)
         )
 
     def to_torch(self) -> TorchRows:
@@ -339,16 +341,22 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
         raise CatalogError(Problem("bad", f"found '{bad}'", do=nearest_word(bad, ("refuse", "exclude"))))
     columns = Columns(label_column, caption_column, image_column)
     if manifest_path(place).exists():
-        given = {"split": split, "key": key, "classes": classes, "label_column": label_column, "caption_column": caption_column}
+        given = {
+            "split": asked_split(split),
+            "key": key,
+            "classes": classes,
+            "label_column": label_column,
+            "caption_column": caption_column,
+        }
         return _refuse_flags(open_variant(place, source), given | {"image_column": image_column})
     if (place / FOLDER / "partial").exists():
         do = "start the same `corruptkit make` again to finish it"
         raise DatasetError(Problem(str(place), "an unfinished variant", "a finished one", do))
     found = find_shards(place, split)
     rule = check_rule(key, found.format) if key else FORMATS[found.format].find_rule(found.shards[0])
-    named = _named_fields(columns)
+    needed = {*fields, *_named_fields(columns)}
     names = found.class_names or _stated_classes(found, label_column)
-    layout = Layout(rule, columns, found.format, "source", tuple(sorted({*fields, *named})), names)
+    layout = Layout(rule, columns, found.format, "source", tuple(sorted(needed)), names)
     known = place if place.is_dir() else place.parent if glob.has_magic(place.name) else place.with_suffix("")
     name = strip_secrets(known.resolve().name)
     count = classes if classes is not None else len(names) or None

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from corruptkit.digest import canonical_json, sha256_hex, variant_id
 from corruptkit.errors import DatasetError, IntegrityError, Problem, strip_secrets, validation_problems
+from corruptkit.formats.splits import NAME_RULE, is_split
 
 FOLDER = ".corruptkit"
 FORMAT_VERSION = 1
@@ -203,6 +204,8 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
     for name in [shard.name for shard in manifest.shards] + [record.path for record in manifest.files]:
         if not _relative(name):
             raise IntegrityError(Problem(file, f"the path {name!r}", "a path inside the variant", "do not use it"))
+    if not is_split(split := manifest.identity["source"]["split"]):
+        raise IntegrityError(Problem(file, f"the split {split!r:.60}", NAME_RULE, "do not use it", key="identity.source.split"))
     try:
         found = variant_id(manifest.identity)
     except TypeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +15,7 @@ import pyarrow as pa
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
+from corruptkit.formats.splits import check_split, hub_name
 from corruptkit.formats.table import (
     Cursor,
     Fields,
@@ -29,7 +31,9 @@ from corruptkit.formats.table import (
     standard_tables,
 )
 
+SAVED_SPLITS = "dataset_dict.json"  # beside the folders that a DatasetDict is saved to
 _FILE_MAGIC = b"ARROW1"  # an IPC file, where others write streams
+_SLICE = re.compile(r"[\[+(]")
 
 
 @contextmanager
@@ -161,7 +165,21 @@ def read_state(folder: Path) -> tuple[str, list[str]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         found, expected = "it does not list the shards of this folder", "what datasets' save_to_disk writes"
         raise DatasetError(Problem(str(path), found, expected, "mend it or remove it")) from None
-    return split, names
+    # What is read as a slice or a sum of splits, `train[:4]`, is saved under that name: its first word is the split.
+    return check_split(_SLICE.split(split)[0], str(path)) if split else "", names
+
+
+def read_splits(folder: Path) -> list[str]:
+    """The splits of a saved DatasetDict, which are the names of its folders."""
+    path = folder / SAVED_SPLITS
+    try:
+        names = json.loads(path.read_bytes())["splits"]
+        if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found, expected = "it does not list the splits of this folder", "what datasets' save_to_disk writes"
+        raise DatasetError(Problem(str(path), found, expected, "mend it, or name the folder of a split")) from None
+    return names
 
 
 def describe_state(names: Sequence[str], split: str, mark: str) -> bytes:
@@ -173,6 +191,6 @@ def describe_state(names: Sequence[str], split: str, mark: str) -> bytes:
         "_format_kwargs": {},
         "_format_type": None,
         "_output_all_columns": False,
-        "_split": split,
+        "_split": hub_name(split),
     }
     return json.dumps(state, indent=2, sort_keys=True).encode()

@@ -32,8 +32,8 @@ class Columns(NamedTuple):
     image: str = ""
 
     def suffix(self, field: FieldName) -> str:
-        """The member that holds a field."""
-        return self.label or "cls" if field == "label" else self.caption or "txt"
+        """The suffix of the member that holds a field, in lower case as the suffixes of all members are."""
+        return (self.label or "cls" if field == "label" else self.caption or "txt").lower()
 
     def json_field(self, field: FieldName) -> str:
         """The field of the .json member that holds a field."""

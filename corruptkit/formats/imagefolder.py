@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import Columns, FieldName, RowEdit
 from corruptkit.formats.keys import check_key, make_keyer, strip_suffix
 from corruptkit.formats.layout import SCANNED, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
-from corruptkit.formats.webdataset import IMAGE_SUFFIXES
+from corruptkit.formats.webdataset import IMAGE_SUFFIXES, LARGEST_CONDITION
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _USUAL = {"label": ("label",), "caption": ("caption", "text")}
@@ -51,8 +52,17 @@ def find_folders(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     folders = []
     for place, below, names in os.walk(root, followlinks=True):
         below[:] = [name for name in below if name[0] != "."]
+        _refuse_loops(Path(place), below, root)
         folders += [Path(place)] if any(map(is_image, names)) else []
     return sorted(folders, key=os.fsencode), tuple(classes)
+
+
+def _refuse_loops(place: Path, below: list[str], root: Path) -> None:
+    """Refuse a link to a folder that it lies in: the images there would be rows once more, under longer and longer keys."""
+    for link in filter(Path.is_symlink, (place / name for name in below)):
+        target = link.resolve()
+        if any(above.resolve().is_relative_to(target) for above in (place, *place.parents) if above.is_relative_to(root)):
+            raise DatasetError(Problem(str(link), f"a link to {target}, which it lies in", "folders without a loop", "remove the link"))
 
 
 def _list_files(shard: Shard) -> list[_File]:
@@ -70,7 +80,9 @@ def _list_images(file: Path, root: Path, mtime_ns: int) -> list[_File]:  # noqa:
 def _read_metadata(file: Path) -> list[dict[str, Any]]:
     try:
         if file.suffix == ".csv":
+            csv.field_size_limit(max(csv.field_size_limit(), LARGEST_CONDITION))  # a caption may be as long here as in a tar
             reader = csv.DictReader(io.StringIO(file.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+            _refuse_twice(reader.fieldnames or ())
             rows = list(reader)
             if any(None in row or None in row.values() for row in rows):
                 raise ValueError("a row with more or fewer cells than the header")
@@ -83,6 +95,11 @@ def _read_metadata(file: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, csv.Error, RecursionError, pa.ArrowException) as error:
         found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
         raise DatasetError(Problem(str(file), found, "a row an image, with its file_name", "mend the file")) from None
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise ValueError(f"a header with two columns {twice!r}")
 
 
 def _load_line(number: int, line: bytes) -> dict[str, Any]:
@@ -112,7 +129,8 @@ def _name_fault(file: Path, root: Path, name: Any) -> tuple[str, str]:
     if "://" in name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
         return f"the path {name!r:.80}", "a path below the metadata file"
     path = file.parent.joinpath(*parts)
-    if not path.resolve().is_relative_to(root.resolve()):
+    # The metadata may be anybody's, a link in the place of an image is the owner's: so caches of the Hub hold their files.
+    if not path.parent.resolve().is_relative_to(root.resolve()):
         return f"{name!r:.80} leads out of the folder", "an image below it"
     return ("", "") if path.is_file() else (f"no file {name!r:.80}", "an image that is there")
 
@@ -168,6 +186,29 @@ def _read_value(shard: Shard, field: str, value: Any, key: str) -> str:
     return text if field == "caption" else str(int(text))
 
 
+def _check_others(shard: Shard, found: _File, key: str) -> None:
+    """Refuse a row whose other columns no variant can hold: Parquet and Arrow have 64 bits for an integer, and UTF-8."""
+    for name in _other_columns(shard, found):
+        fault = _find_fault([name, found.columns[name]])
+        if fault:
+            what, expected = f"the column {name!r:.60} holds {fault}", "integers of 64 bits, text in UTF-8"
+            do = "mend the row, or leave such rows out with --bad exclude"
+            raise DatasetError(Problem(str(shard.file), what, expected, do, key=key))
+
+
+def _find_fault(value: object) -> str:
+    """What in a value of JSON no column can hold, or an empty text."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, int) and not -(2**63) <= part < 2**63:
+            return "an integer beyond 64 bits"
+        if isinstance(part, str) and not part.isascii() and any("\ud800" <= c <= "\udfff" for c in part):
+            return "a lone surrogate"
+        left += [*part, *part.values()] if isinstance(part, Mapping) else part if isinstance(part, list) else []
+    return ""
+
+
 def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     """A folder's rows of the index; `length` is the size of the image. No image is opened."""
     rejects, digest, rows = Rejects(exclude=exclude), xxh3_64(), list[tuple[Any, ...]]()
@@ -178,6 +219,7 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
         try:
             key = _key(shard, found, shard.first_row + len(rows))
             values = _conditions(shard, found, key)
+            _check_others(shard, found, key)
         except DatasetError as error:
             rejects(position, error)
             continue
@@ -245,7 +287,7 @@ def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -
 
 def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:
     """The types of the other columns of a metadata file. Raises DatasetError where one is mixed."""
-    rows = [found.columns for found in _list_files(shard)]
+    rows = [found.columns for position, found in enumerate(_list_files(shard)) if position not in shard.skip]
     types = {}
     for name in others:
         try:

@@ -5,27 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.formats.arrow import read_state
+from corruptkit.formats.arrow import SAVED_SPLITS, read_splits, read_state
 from corruptkit.formats.imagefolder import METADATA, find_folders, is_image
 from corruptkit.formats.layout import FormatName
+from corruptkit.formats.splits import asked_split, check_split, folder_split, split_word
 
-# The words by which published sets name their splits in file names.
-_WORDS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
-_WORDS |= {"test": "test"}
 _PACKED = re.compile(r"\.(?:tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
-_TOKEN = re.compile(r"[a-z]+")
 
 
 class Found(NamedTuple):
@@ -46,19 +36,31 @@ def find_shards(path: Path, split: str | None) -> Found:
 
     A folder that names no splits is one. Raises DatasetError where nothing is found.
     """
-    if path.is_dir() and (path / "dataset_dict.json").is_file():
-        path = _choose_folder(path, split)
+    split = asked_split(split)
+    if path.is_dir() and (path / SAVED_SPLITS).is_file():
+        return _find_saved(path, split)
     format, files = _list_files(path)
     if format == "imagefolder":
         root = _choose_folder(path, split)
         shards, names = find_folders(root)
-        return Found(format, root, tuple(_checked(shards)), _split_of(path, root, split), names)
+        named = folder_split(root.name) if root != path else None
+        return Found(format, root, tuple(_checked(shards)), split or named or "train", names)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
         files = _of_split(path, files, split)
     if not files:
         raise _nothing(path, split)
-    return Found(format, root, tuple(_checked(files)), split_of(files, split))
+    return Found(format, root, tuple(_checked(files)), split or _split_of(files[0]))
+
+
+def _find_saved(path: Path, split: str | None) -> Found:
+    """A split of a saved DatasetDict: its folder's name counts, since state.json may state the split that it was cut out of."""
+    splits = {path / name: check_split(name, str(path / SAVED_SPLITS)) for name in read_splits(path)}
+    folder = _choose_split(path, splits, split)
+    format, files = _list_files(folder)
+    if not files:
+        raise _nothing(folder, None)
+    return Found(format, folder, tuple(_checked(files)), splits[folder])
 
 
 def _list_files(path: Path) -> tuple[FormatName, list[Path]]:
@@ -98,7 +100,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _one_config(folder: Path, files: list[Path]) -> list[Path]:
     """The files of a repository with one config: in `data`, at its top, or in folders of splits."""
     configs = sorted({parts[0] for file in files if len(parts := file.relative_to(folder).parts) > 1 and parts[0] != "data"})
-    configs = [name for name in configs if not _split_word(name)]
+    configs = [name for name in configs if not split_word(name)]
     if len(configs) > 1 or (configs and len({file.relative_to(folder).parts[0] for file in files}) > 1):
         found = f"several configs: {', '.join(configs[:6])}"
         raise DatasetError(Problem(str(folder), found, "one", f"name one of the folders, such as {folder / configs[0]}"))
@@ -107,19 +109,34 @@ def _one_config(folder: Path, files: list[Path]) -> list[Path]:
 
 def _choose_folder(folder: Path, split: str | None) -> Path:
     """The folder of a split, where folders are named by splits; else the folder itself."""
-    named = {word: entry for entry in sorted(folder.iterdir()) if entry.is_dir() and (word := _WORDS.get(entry.name.lower()))}
-    if not named:
-        if split not in (None, "train"):
-            raise DatasetError(Problem(str(folder), f"no split '{split}'", "one of: train", "state another --split"))
-        return folder
-    wanted = _WORDS.get(split or "", split) or ("train" if "train" in named or len(named) > 1 else next(iter(named)))
+    named = {entry: word for entry in sorted(folder.iterdir()) if entry.is_dir() and (word := folder_split(entry.name))}
+    if named:
+        return _choose_split(folder, named, split)
+    if split not in (None, "train"):
+        raise _no_split(folder, split, ())
+    return folder
+
+
+def _choose_split(place: Path, folders: Mapping[Path, str], split: str | None) -> Path:
+    """The folder of a split, among folders with the split of each."""
+    wanted = _wanted_split(place, tuple(dict.fromkeys(folders.values())), split)
+    found = [folder for folder, name in folders.items() if name == wanted]
+    if len(found) > 1:
+        what, do = f"folders of one split: {', '.join(folder.name for folder in found)}", f"name one of them, such as {found[0]}"
+        raise DatasetError(Problem(str(place), what, f"one folder of the split {wanted}", do))
+    return found[0]
+
+
+def _wanted_split(place: Path, named: Sequence[str], split: str | None) -> str:
+    """The split that is asked for, else train, else the only one."""
+    wanted = split or (named[0] if len(named) == 1 else "train")
     if wanted not in named:
-        raise DatasetError(Problem(str(folder), f"no split '{wanted}'", f"one of: {', '.join(named)}", "state another --split"))
-    return named[wanted]
+        raise _no_split(place, wanted, named)
+    return wanted
 
 
-def _split_of(path: Path, root: Path, split: str | None) -> str:
-    return _WORDS.get(split or "", split) or (_WORDS.get(root.name.lower(), "train") if root != path else "train")
+def _no_split(place: Path, split: str | None, named: Sequence[str]) -> DatasetError:
+    return DatasetError(Problem(str(place), f"no split '{split}'", f"one of: {', '.join(named) or 'train'}", "state another --split"))
 
 
 def _nothing(path: Path, split: str | None) -> DatasetError:
@@ -159,39 +176,31 @@ def _refuse_lists(parquets: Iterable[Path]) -> None:
             raise DatasetError(Problem(str(file), found, "Parquet that holds its images", do))
 
 
-def _of_split(folder: Path, tars: Sequence[Path], split: str | None) -> list[Path]:
-    named = _stated_splits(folder)
-    splits = {tar: named.get(tar.name) or _split_word(tar.relative_to(folder).as_posix()) for tar in tars}
+def _of_split(folder: Path, files: Sequence[Path], split: str | None) -> list[Path]:
+    stated = _stated_splits(folder, files)
+    splits = {file: stated.get(file.name) or split_word(file.relative_to(folder).as_posix()) for file in files}
     found = sorted({name for name in splits.values() if name})
     if not found and split in (None, "train"):
-        return list(tars)
-    if found and (nameless := [tar for tar in tars if not splits[tar]]):
-        what, expected = f"{len(nameless)} shards that name no split, such as {nameless[0].name}", f"a split as in {tars[-1].name}"
+        return list(files)
+    if found and (nameless := [file for file in files if not splits[file]]):
+        what, expected = f"{len(nameless)} shards that name no split, such as {nameless[0].name}", f"a split as in {files[-1].name}"
         raise DatasetError(Problem(str(folder), what, expected, "name the shards by a pattern, such as 'DIR/train-*.tar'"))
-    wanted = _WORDS.get(split or "", split) or ("train" if "train" in found or len(found) > 1 else found[0])
-    if wanted not in found:
-        split = wanted
-        raise DatasetError(Problem(str(folder), f"no split '{split}'", f"one of: {', '.join(found) or 'train'}", "state another --split"))
-    return [tar for tar in tars if splits[tar] == wanted]
+    wanted = _wanted_split(folder, found, split)
+    return [file for file in files if splits[file] == wanted]
 
 
-def _stated_splits(folder: Path) -> dict[str, str]:
-    """Shard names by split, as timm's _info.json states them."""
+def _stated_splits(folder: Path, files: Sequence[Path]) -> dict[str, str]:
+    """The splits of shards by name, as timm's _info.json states them, or the state.json of save_to_disk."""
     for name in ("_info.json", "info.json"):
         try:
             splits = json.loads((folder / name).read_text(encoding="utf-8"))["splits"]
-            return {shard: str(_WORDS.get(split, split)) for split, entry in splits.items() for shard in entry["filenames"]}
+            return {shard: check_split(split, str(folder / name)) for split, entry in splits.items() for shard in entry["filenames"]}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
-    return {}
+    split, shards = read_state(folder) if any(file.suffix == ".arrow" for file in files) else ("", [])
+    return dict.fromkeys(shards, split) if split else {}
 
 
-def _split_word(name: str) -> str | None:
-    return next((_WORDS[word] for word in _TOKEN.findall(name.lower()) if word in _WORDS), None)
-
-
-def split_of(shards: Sequence[Path], split: str | None) -> str:
-    """The name of the split that shards are of: as asked for, as state.json or _info.json states, by their file names, else train."""
-    folder = shards[0].parent
-    stated = _stated_splits(folder).get(shards[0].name) or (read_state(folder)[0] if shards[0].suffix == ".arrow" else "")
-    return _WORDS.get(split or "", split) or stated or _split_word(shards[0].name) or "train"
+def _split_of(shard: Path) -> str:
+    """The split of a shard: as a file beside it states, by its name, else train."""
+    return _stated_splits(shard.parent, [shard]).get(shard.name) or split_word(shard.name) or "train"

@@ -38,7 +38,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 _HEADERS_AHEAD = 0  # the walk knows how far it is from one image to the next
 _BYTES_AHEAD = 4 << 20
-_LARGEST_CONDITION = 16 << 20
+LARGEST_CONDITION = 16 << 20
 
 
 class Sample(NamedTuple):
@@ -156,8 +156,8 @@ def _json_key(stem: str, parts: dict[str, Member], read: Read, file: Path, name:
 
 
 def _content(member: Member, read: Read, file: Path) -> bytes:
-    if member.size > _LARGEST_CONDITION:
-        limit = f"at most {_LARGEST_CONDITION >> 20} MiB of text or JSON"
+    if member.size > LARGEST_CONDITION:
+        limit = f"at most {LARGEST_CONDITION >> 20} MiB of text or JSON"
         raise DatasetError(Problem(str(file), f"{member.size} bytes", limit, "mend the sample", key=member.name))
     return read(member.data, member.size)
 
@@ -348,7 +348,8 @@ def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
 
 def _image_suffix(suffixes: Iterable[str], columns: Columns) -> str | None:
     if columns.image:
-        return columns.image if columns.image in suffixes else None
+        named = columns.image.lower()  # as the suffixes are
+        return named if named in suffixes else None
     return next((suffix for suffix in suffixes if suffix in IMAGE_SUFFIXES), None)
 
 
