@@ -66,11 +66,21 @@ def _add_make(commands: Any) -> None:
         kind = what.add_mutually_exclusive_group()
         kind.add_argument("--flip", metavar="R", help="share of labels to change, 0 to 1; several with commas, one variant each")
         kind.add_argument("--swap", metavar="R", help="share of captions to exchange in pairs, 0 to 1; several with commas")
+        kind.add_argument(
+            "--drop", metavar="R", help="share of captions to empty, or of labels to replace by the null label K (--mode label)"
+        )
+        kind.add_argument("--constant", metavar="R", help="share of captions to replace by one --text")
         kind.add_argument("--recipe", metavar="FILE", help="a recipe in TOML: a seed and a chain of corruptions")
         kind.add_argument("--variant", metavar="NAME", help="a variant of the catalog, such as openmoji/swap-0.05-s0")
-        what.add_argument("--mode", metavar="M", help="flip: uniform (default), prior, within, pair, matrix, redraw; swap: any")
+        what.add_argument(
+            "--mode",
+            metavar="M",
+            help="flip: uniform (default), prior, within, pair, matrix, redraw; drop: caption, label; constant: text, template",
+        )
         what.add_argument("--groups", metavar="FILE", help="groups of classes for --mode within (JSON)")
         what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON or CSV)")
+        what.add_argument("--text", metavar="T", help="the caption that --constant gives; {} in it is the class name of --mode template")
+        what.add_argument("--names", metavar="FILE", help="the class names, a JSON array of K texts, for --constant")
         what.add_argument(
             "--of", type=_one_of("all", "eligible"), metavar="all|eligible", help="what the ratio is a share of (default: all rows)"
         )

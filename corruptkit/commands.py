@@ -32,6 +32,8 @@ from corruptkit.verify import verify
 from corruptkit.write import write_variant
 
 _EXAMPLES = 10
+# What a kind takes besides its ratio, by flag.
+_STAGE_FLAGS = ("mode", "groups", "matrix", "text", "names", "of")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _default_format(args: Namespace, dataset: Dataset) -> Format:
 def _read_overlay(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
     """The source of an overlay, and its recipe under its name."""
     place = local_path(args.overlay)
-    names = ("dataset", "flip", "swap", "recipe", "variant", "mode", "groups", "matrix", "of", "seed", "split", "key", "classes")
+    names = ("dataset", *KINDS, "recipe", "variant", *_STAGE_FLAGS, "seed", "split", "key", "classes")
     _refuse_flags(args, "--from", names)
     manifest = read_manifest(place)
     if manifest.circumstance.format != "overlay":
@@ -129,8 +131,7 @@ def _decide(args: Namespace, recipe: Recipe, dataset: Dataset, index: Index) -> 
     try:
         return make_plan(recipe, index, strict=args.strict)
     except CorruptkitError as error:
-        flag = "--flip" if args.flip is not None else "--swap"
-        names = {"source": str(dataset.path), "recipe": args.recipe or args.variant or flag}
+        names = {"source": str(dataset.path), "recipe": args.recipe or args.variant or f"--{_kind_of(args)}"}
         raise type(error)(*(replace(problem, file=names.get(problem.file, problem.file)) for problem in error.problems)) from None
 
 
@@ -165,12 +166,12 @@ def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Re
     catalog = load_catalog(Path(args.catalog) if args.catalog else None)
     if args.variant is not None:
         entry = catalog.variant(args.variant)
-        _refuse_flags(args, "--variant", ("mode", "groups", "matrix", "of", "seed"))
+        _refuse_flags(args, "--variant", (*_STAGE_FLAGS, "seed"))
         recipe = entry.recipe()
         dataset = _open_entry(args, catalog.source(args.dataset or entry.source)) if dataset is None else dataset
         return catalog, dataset, [(args.variant.replace("/", "-"), recipe)]
     if args.recipe is not None:
-        _refuse_flags(args, "--recipe", ("mode", "groups", "matrix", "of", "seed"))
+        _refuse_flags(args, "--recipe", (*_STAGE_FLAGS, "seed"))
         chains = [(Path(args.recipe).stem, load_recipe(Path(args.recipe)))]
     else:
         chains = _read_chains(args)
@@ -187,16 +188,19 @@ def _refuse_flags(args: Namespace, owner: str, names: tuple[str, ...]) -> None:
             raise CatalogError(Problem(f"--{name}", f"it stands beside {owner}, which says it already", do=f"leave out --{name}"))
 
 
+def _kind_of(args: Namespace) -> str | None:
+    """The kind whose ratio is given."""
+    return next((kind for kind in KINDS if getattr(args, kind) is not None), None)
+
+
 def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
-    kind = "flip" if args.flip is not None else "swap"
-    ratios = args.flip if args.flip is not None else args.swap
-    if ratios is None:
-        raise CatalogError(
-            Problem("corruptkit make", "nothing says how to corrupt", do="give --flip R, --swap R, --recipe FILE or --variant NAME")
-        )
-    given = {name: getattr(args, name) for name in ("mode", "groups", "matrix", "of") if getattr(args, name) is not None}
+    kind = _kind_of(args)
+    if kind is None:
+        kinds = ", ".join(f"--{name} R" for name in KINDS)
+        raise CatalogError(Problem("corruptkit make", "nothing says how to corrupt", do=f"give {kinds}, --recipe FILE or --variant NAME"))
+    given = {name: getattr(args, name) for name in _STAGE_FLAGS if getattr(args, name) is not None}
     found = []
-    for ratio, seed in product(ratios.split(","), (args.seed or "0").split(",")):
+    for ratio, seed in product(getattr(args, kind).split(","), (args.seed or "0").split(",")):
         stage = {"kind": kind, "ratio": ratio.strip(), **given}
         try:
             recipe = parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path())
@@ -211,7 +215,7 @@ def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
 def _name_flag(problem: Problem, kind: str) -> Problem:
     """A problem of a recipe that was given as flags, by the flag it came from."""
     field = problem.key.rpartition(".")[2]
-    return replace(problem, file=f"--{field}" if field in ("seed", "mode", "groups", "matrix", "of") else f"--{kind}", key="")
+    return replace(problem, file=f"--{field}" if field in (*_STAGE_FLAGS, "seed") else f"--{kind}", key="")
 
 
 def _source_flags(args: Namespace) -> dict[str, Any]:

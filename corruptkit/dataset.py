@@ -33,7 +33,7 @@ from corruptkit.formats.table import class_names
 from corruptkit.index import Index, Readable, ShardStat, find_index, skips
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from corruptkit.plan import make_plan
-from corruptkit.recipe import Recipe, recipe_from_identity
+from corruptkit.recipe import Recipe, drops_labels, recipe_from_identity
 
 _NESTED = 16  # overlays over overlays, at most
 _BATCH = 256
@@ -71,7 +71,7 @@ class Dataset:
         if self.edits is None:
             return source
         if "_edited_index" not in vars(self):
-            vars(self)["_edited_index"] = edit_index(source, self.edits)
+            vars(self)["_edited_index"] = edit_index(source, self.edits, null_label=self.null_label)
         edited: Index = vars(self)["_edited_index"]
         return edited
 
@@ -90,7 +90,7 @@ class Dataset:
     def with_recipe(self, recipe: Recipe, *, epoch: int | None = None) -> Dataset:
         """The variant that a recipe makes, in memory; with an epoch, drawn anew for it."""
         plan = make_plan(recipe if epoch is None else recipe.in_epoch(epoch), self.index())
-        return replace(self.with_edits(plan.edits), manifest=None)
+        return replace(self.with_edits(plan.edits), manifest=None, null_label=self.null_label or drops_labels(recipe.identity()))
 
     def with_edits(self, edits: pa.Table, where: str = "plan") -> Dataset:
         """The variant that a plan's edits make of this data set as it reads now."""
@@ -399,12 +399,13 @@ def open_variant(place: Path, source: str | Path | None = None, *, depth: int = 
     made = manifest.circumstance
     if made.format == "overlay":
         below = open_source(place, manifest, source, depth=depth)
-        opened = replace(below, path=place, manifest=manifest)
+        opened = replace(below, path=place, manifest=manifest, null_label=below.null_label or drops_labels(manifest.identity["recipe"]))
         plan = place / FOLDER / "plan.parquet"
         return replace(opened.with_edits(read_edits(plan), str(plan)), name=place.resolve().name)
     found = Found(made.format, place, tuple(place / shard.name for shard in manifest.shards), manifest.identity["source"]["split"])
     opened = _as_source(place, manifest, found, made.key_encoding)
-    return replace(opened, name=place.resolve().name, manifest=manifest)
+    null_label = opened.null_label or drops_labels(manifest.identity["recipe"])
+    return replace(opened, name=place.resolve().name, manifest=manifest, null_label=null_label)
 
 
 def stored_recipe(place: Path, manifest: Manifest) -> Recipe:

@@ -85,8 +85,8 @@ def map_edits(composed: pa.Table, index: Index, where: str = "plan") -> EditMap:
     return EditMap(composed, np.where(has, np.append(starts, 0)[found], 0), np.where(has, counts[found], 0))
 
 
-def edit_index(index: Index, composed: pa.Table) -> Index:
-    """The index of the variant that the edits make of a source."""
+def edit_index(index: Index, composed: pa.Table, *, null_label: bool) -> Index:
+    """The index of the variant that the edits make of a source, and whether the variant declares a null label."""
     labels = index.numbers("label").copy()
     rows, captions = [], []
     for row, edit in map_edits(composed, index).of_rows(0, len(index)):
@@ -101,4 +101,5 @@ def edit_index(index: Index, composed: pa.Table) -> Index:
     names = index.table.column_names
     table = index.table.set_column(names.index("label"), "label", pa.array(labels))
     table = table.set_column(names.index("caption"), "caption", column.combine_chunks())
-    return with_fingerprint(replace(index, table=table))
+    meta = index.meta.model_copy(update={"null_label": null_label})
+    return with_fingerprint(replace(index, table=table, meta=meta))

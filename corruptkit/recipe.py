@@ -71,6 +71,11 @@ def load_recipe(path: Path) -> Recipe:
     return parse_recipe(table, str(path), path.parent)
 
 
+def drops_labels(identity: RecipeIdentity) -> bool:
+    """Whether a recipe gives rows the null label K: its variants declare it."""
+    return any(stage.get("kind") == "drop" and stage.get("mode") == "label" for stage in identity["chain"])
+
+
 def recipe_from_identity(identity: RecipeIdentity, inputs: Mapping[str, bytes], file: str) -> Recipe:
     """The recipe that an identity describes, its content looked up by digest. Raises IntegrityError, CatalogError."""
     try:

@@ -122,9 +122,10 @@ def _undo_edits(place: Path, manifest: Manifest, index: Index, edits: pa.Table) 
         _expect(place / record.name, "rows", str(stat.rows), str(record.rows))
         _expect(place / record.name, "edits", str(int(found.count[start : start + stat.rows].sum())), str(record.edits))
         start += stat.rows
-    undone = edit_index(index, reverse_edits(composed))
+    declared = manifest.identity["source"].get("null_label", False)
+    undone = edit_index(index, reverse_edits(composed), null_label=declared)
     # Old values stand in the plan alone: a shard without its new value is seen by making the variant of the source again.
-    again = edit_index(undone, composed)
+    again = edit_index(undone, composed, null_label=index.meta.null_label)
     _expect(place, "new values of the plan that give the fingerprint", again.meta.fingerprint, index.meta.fingerprint)
     _expect(place, "without the edits, the fingerprint", undone.meta.fingerprint, manifest.identity["source"]["fingerprint"])
     return undone

@@ -7,10 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from corruptkit.corruptions.captions import Swap
+from corruptkit.corruptions.constants import Constant, Drop
 from corruptkit.corruptions.labels import Flip
 from corruptkit.corruptions.rows import Decision, Rows
 
-Corruption = Annotated[Flip | Swap, Field(discriminator="kind")]
-KINDS: dict[str, type[Flip | Swap]] = {"flip": Flip, "swap": Swap}
+Corruption = Annotated[Flip | Swap | Drop | Constant, Field(discriminator="kind")]
+KINDS: dict[str, type[Flip | Swap | Drop | Constant]] = {"flip": Flip, "swap": Swap, "drop": Drop, "constant": Constant}
 
-__all__ = ["KINDS", "Corruption", "Decision", "Flip", "Rows", "Swap"]
+__all__ = ["KINDS", "Constant", "Corruption", "Decision", "Drop", "Flip", "Rows", "Swap"]

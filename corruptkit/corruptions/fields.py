@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
-from corruptkit.corruptions.rows import Rows
+from corruptkit.corruptions.rows import Ints, Rows
 from corruptkit.digest import canonical_json, sha256_hex
+from corruptkit.draws import Draws, rank_rows
 
 _DECIMAL = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,3}))?")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -101,6 +102,20 @@ def _read_keys(value: object, info: ValidationInfo) -> object:
     return tuple(sorted(set(keys) - {""}, key=str.encode))
 
 
+def _read_names(value: object, info: ValidationInfo) -> object:
+    path = read_input(value, info)
+    names = value if path is None else _load_json(path)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("expected names as a list of texts, one for each class")
+    return tuple(map(_whole_text, names))
+
+
+def _whole_text(value: object) -> object:
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(f"found {value!r:.80}, expected no lone surrogate")
+    return value
+
+
 def _load_text(path: Path) -> str:
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -126,12 +141,15 @@ Seed = Annotated[str, BeforeValidator(_seed_text)]
 Groups = Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_read_groups)]
 Matrix = Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_read_matrix)]
 Keys = Annotated[tuple[str, ...], BeforeValidator(_read_keys)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_read_names)]
+Text = Annotated[str, Field(strict=True, min_length=1), BeforeValidator(_whole_text)]
 Class = Annotated[int, Field(strict=True, ge=0)]
 
 # How content that an identity names by its digest is written down.
 CANONICAL: dict[str, Callable[[Any], bytes]] = {
     "groups": canonical_json,
     "matrix": canonical_json,
+    "names": canonical_json,
     "keys_file": lambda keys: "".join(f"{key}\n" for key in keys).encode(),
 }
 
@@ -186,6 +204,12 @@ class Choice(BaseModel):
     def admits(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Which rows `where` lets through."""
         return np.ones(len(rows), np.bool_) if self.where is None else self.where.admits(rows)
+
+    def choose(self, rows: Rows, draws: Draws, able: npt.NDArray[np.bool_]) -> tuple[Ints, int, int]:
+        """The first n of the eligible rows (those `able` that `where` admits) in the order of their ranking; |E|, and n."""
+        eligible = np.flatnonzero(self.admits(rows) & able)
+        count = self.count_rows(len(rows), len(eligible))
+        return eligible[rank_rows(draws.of("rank", rows.hashes[eligible]), count)], len(eligible), count
 
     def identity(self) -> dict[str, Any]:
         """Every field, defaults written out; content stands by its SHA-256; `where` holds the given fields only."""

@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from corruptkit.corruptions.fields import Choice, Groups, Matrix
 from corruptkit.corruptions.rows import Decision, Ints, Rows
-from corruptkit.draws import U64, Draws, below, rank_rows
+from corruptkit.draws import U64, Draws, below
 
 Mask = npt.NDArray[np.bool_]
 _SCALE = 1 << 32  # a row of weights is quantised to integers that sum to this
@@ -39,14 +39,12 @@ class Flip(Choice):
     def decide(self, rows: Rows, draws: Draws) -> Decision:
         """Rank the eligible rows, take the first n, draw each a target."""
         self._check_classes(rows)
-        eligible = np.flatnonzero(self.admits(rows) & rows.real_labels() & self._can_change(rows))
-        count = self.count_rows(len(rows), len(eligible))
-        chosen = eligible[rank_rows(draws.of("rank", rows.hashes[eligible]), count)]
+        chosen, eligible, count = self.choose(rows, draws, rows.real_labels() & self._can_change(rows))
         old = np.zeros(0, np.int64) if rows.labels is None else rows.labels[chosen]
         new = _TARGETS[self.mode](self, draws.of("target", rows.hashes[chosen]), old, rows)
         real = new != old  # only `redraw` can draw the class that was there
         rank = np.flatnonzero(real)
-        return Decision("label", chosen[real], rank, new[real], np.full(len(rank), -1), len(eligible), count)
+        return Decision("label", chosen[real], rank, new[real], np.full(len(rank), -1), eligible, count)
 
     def _check_classes(self, rows: Rows) -> None:
         classes = rows.classes or 0

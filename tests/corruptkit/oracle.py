@@ -100,6 +100,17 @@ def can_flip(stage: Stage, label: int | None, counts: Counter[int], classes: int
     return True
 
 
+def can_change(stage: Stage, label: int | None, caption: str | None, counts: Counter[int], classes: int) -> bool:
+    if stage["kind"] == "flip":
+        return can_flip(stage, label, counts, classes)
+    if stage["kind"] == "swap":
+        return caption is not None
+    if (stage["kind"], stage["mode"]) == ("drop", "label"):
+        return label is not None and label < classes
+    wanted = fixed_caption(stage, label, classes)
+    return caption is not None and wanted is not None and caption != wanted
+
+
 def half_up(ratio: str, population: int) -> int:
     """Give floor(ratio * N + 1/2)."""
     exact = Fraction(ratio) * population + Fraction(1, 2)
@@ -112,8 +123,7 @@ def rank_eligible(seed: str, number: int, stage: Stage, rows: Rows, classes: int
     eligible = [
         key
         for key, (label, caption) in rows.items()
-        if passes_where(stage["where"], key, label, caption)
-        and (can_flip(stage, label, counts, classes) if stage["kind"] == "flip" else caption is not None)
+        if passes_where(stage["where"], key, label, caption) and can_change(stage, label, caption, counts, classes)
     ]
     return sorted(eligible, key=lambda key: (draw(seed, stage["kind"], number, "rank", key), key.encode()))
 
@@ -206,6 +216,26 @@ def swap_rows(seed: str, number: int, stage: Stage, rows: Rows, classes: int) ->
     return edits
 
 
+def fixed_caption(stage: Stage, label: int | None, classes: int) -> str | None:
+    """What a drop of captions or a constant would give a row; None where it has nothing for it."""
+    if stage["kind"] == "drop":
+        return ""
+    if stage["mode"] == "text":
+        return str(stage["text"])
+    return None if label is None or label >= classes else str(stage["names"][label]).join(stage["text"].split("{}"))
+
+
+def fix_rows(seed: str, number: int, stage: Stage, rows: Rows, classes: int) -> list[Edit]:
+    """Drops and constants."""
+    ranking = rank_eligible(seed, number, stage, rows, classes)
+    field = "label" if stage["mode"] == "label" else "caption"
+    edits = []
+    for rank, key in enumerate(ranking[: wanted_rows(stage, len(rows), len(ranking))]):
+        new = str(classes) if field == "label" else fixed_caption(stage, rows[key][0], classes)
+        edits.append(Edit(key, number, stage["kind"], field, str(rows[key][FIELDS.index(field)]), str(new), "", rank))
+    return edits
+
+
 def apply_edits(rows: Rows, edits: Sequence[Edit]) -> dict[str, tuple[int | None, str | None]]:
     left = dict(rows)
     for edit in edits:
@@ -218,7 +248,7 @@ def plan_edits(recipe: Mapping[str, Any], rows: Rows, classes: int | None) -> li
     """All edits in ascending (key bytes, stage)."""
     edits: list[Edit] = []
     for number, stage in enumerate(recipe["chain"]):
-        decide = flip_rows if stage["kind"] == "flip" else swap_rows
+        decide = {"flip": flip_rows, "swap": swap_rows}.get(stage["kind"], fix_rows)
         made = decide(recipe["seed"], number, stage, rows, classes or 0)
         rows = apply_edits(rows, made)
         edits += made
@@ -282,6 +312,8 @@ def canonical_stage(stage: Stage) -> dict[str, Any]:
     if "matrix" in entry:
         cells = [["0" if i == j else cell for j, cell in enumerate(row)] for i, row in enumerate(entry["matrix"])]
         entry["matrix"] = sha256(canonical_json(cells))
+    if "names" in entry:
+        entry["names"] = sha256(canonical_json(entry["names"]))
     if entry["where"] is not None:
         entry["where"] = dict(entry["where"])
         if "classes" in entry["where"]:

@@ -128,6 +128,20 @@ def ratios(draw: st.DrawFn) -> tuple[str, object]:
     return text, draw(st.sampled_from(_SPELLINGS))(text)
 
 
+MODES = {
+    "flip": ("uniform", "prior", "within", "pair", "matrix", "redraw"),
+    "swap": ("any",),
+    "drop": ("caption", "label"),
+    "constant": ("text", "template"),
+}
+KINDS = tuple(MODES)
+
+
+def field_of(kind: str, mode: str) -> str:
+    """The field that a mode of a kind corrupts."""
+    return "label" if kind == "flip" or mode == "label" else "caption"
+
+
 seeds = st.one_of(st.just("0"), st.integers(0, 2**70).map(str), st.integers(10**100, 10**101).map(str), st.just("0.e1"), st.just("7.e12"))
 _weights = st.sampled_from(["0", "0", "1", "2.5", "0.001", "3", "1000000", "0.333333333333333333333"])
 
@@ -148,10 +162,14 @@ def _wheres(draw: st.DrawFn, rows: Sequence[Row], classes: int) -> Json | None:
 
 
 @st.composite
-def stages(draw: st.DrawFn, rows: Sequence[Row], classes: int, kinds: Sequence[str] = ("flip", "swap")) -> Json:
+def stages(draw: st.DrawFn, rows: Sequence[Row], classes: int, kinds: Sequence[str] = KINDS) -> Json:
     """A stage as it stands in an identity, tables in full."""
     kind = draw(st.sampled_from(list(kinds)))
-    modes = ["uniform", "prior", "within", "pair", "matrix", "redraw"] if kind == "flip" else ["any"]
+    has = {
+        "label": any(row.label is not None for row in rows) or not rows,
+        "caption": any(row.caption is not None for row in rows) or not rows,
+    }
+    modes = [mode for mode in MODES[kind] if has[field_of(kind, mode)]]
     stage: Json = {
         "kind": kind,
         "mode": draw(st.sampled_from(modes)),
@@ -163,6 +181,10 @@ def stages(draw: st.DrawFn, rows: Sequence[Row], classes: int, kinds: Sequence[s
         members = draw(st.permutations(range(classes)))
         cuts = sorted(draw(st.sets(st.integers(1, classes), max_size=3)))
         stage["groups"] = [sorted(members[a:b]) for a, b in zip([0, *cuts], cuts, strict=False)]
+    if kind == "constant":
+        stage["text"] = draw(captions.filter(bool)) if stage["mode"] == "text" else draw(st.sampled_from(["{}", "a photo of a {}.", "é{}"]))
+    if stage["mode"] == "template":
+        stage["names"] = draw(st.lists(st.sampled_from(["cat", "dog", "日本", "{}", "A  Cat"]), min_size=classes, max_size=classes))
     elif stage["mode"] == "matrix":
         cells = draw(st.lists(st.lists(_weights, min_size=classes, max_size=classes), min_size=classes, max_size=classes))
         stage["matrix"] = [["0" if i == j else cell for j, cell in enumerate(row)] for i, row in enumerate(cells)]
@@ -170,8 +192,11 @@ def stages(draw: st.DrawFn, rows: Sequence[Row], classes: int, kinds: Sequence[s
 
 
 @st.composite
-def recipes(draw: st.DrawFn, rows: Sequence[Row], classes: int, *, most: int = 3, kinds: Sequence[str] = ("flip", "swap")) -> Json:
+def recipes(draw: st.DrawFn, rows: Sequence[Row], classes: int, *, most: int = 3, kinds: Sequence[str] = KINDS) -> Json:
     """A seed and one to `most` stages, of kinds whose field some row has (of all kinds where there is no row)."""
-    fields = {"flip": any(row.label is not None for row in rows), "swap": any(row.caption is not None for row in rows)}
-    able = [kind for kind in kinds if fields[kind] or not rows]
+    has = {
+        "label": any(row.label is not None for row in rows) or not rows,
+        "caption": any(row.caption is not None for row in rows) or not rows,
+    }
+    able = [kind for kind in kinds if any(has[field_of(kind, mode)] for mode in MODES[kind])]
     return {"seed": draw(seeds), "chain": draw(st.lists(stages(rows, classes, able), min_size=1, max_size=most))}

@@ -192,7 +192,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "kind said twice": ((*SWAP, "0.1", "--flip", "0.1"), "not allowed with argument"),
     "kind and variant": (("make", "--variant", "openmoji/swap-0.05-s0", "--swap", "0.1"), "not allowed with argument"),
     "source said twice": ((*SWAP, "0.1", "--dataset", "openmoji"), "not allowed with argument"),
-    "no kind": (("make", "--source", "src"), "nothing says how to corrupt; give --flip R, --swap R, --recipe FILE or --variant NAME"),
+    "no kind": (
+        ("make", "--source", "src"),
+        "nothing says how to corrupt; give --flip R, --swap R, --drop R, --constant R, --recipe FILE or --variant NAME",
+    ),
     "no source": (("make", "--swap", "0.1"), "nothing says what to corrupt; give --dataset NAME or --source PATH"),
     "no source for a plan": (("plan", "--swap", "0.1"), "nothing says what to corrupt"),
     "variant with a mode": (

@@ -16,10 +16,12 @@ from corruptkit import _HOME_OF
 NAMES = [
     "CatalogError",
     "ConflictError",
+    "Constant",
     "CorruptkitError",
     "Dataset",
     "DatasetError",
     "Difference",
+    "Drop",
     "Flip",
     "Index",
     "IntegrityError",

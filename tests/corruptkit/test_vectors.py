@@ -65,7 +65,7 @@ def read_captions(what: str) -> list[str]:
 def read_recipe(what: str, groups: list[list[int]]) -> Json:
     """The recipe, as an identity spells it, in a line such as "flip within 0.05, of all, groups {0,1,2} and {5,6}"."""
     chain: list[Json] = []
-    for kind, mode, ratio in re.findall(r"(flip|swap) ?([a-z]*) ([0-9.]+)", what):
+    for kind, mode, ratio in re.findall(r"(flip|swap|drop|constant) ?([a-z]*) ([0-9.]+)", what):
         chain.append({"kind": kind, "mode": mode or "any", "ratio": ratio, "of": "all", "where": None})
     if found := re.search(r"where classes = (\[.*?\])", what):
         chain[0]["where"] = {"classes": json.loads(found[1])}
@@ -73,6 +73,11 @@ def read_recipe(what: str, groups: list[list[int]]) -> Json:
         stage["of"] = "eligible" if "of eligible" in what else "all"
         if stage["mode"] == "within":
             stage["groups"] = groups
+        elif stage["kind"] == "constant":
+            stage["text"] = re.search(r', text "([^"]*)"', what)[1]  # type: ignore[index]
+            if stage["mode"] == "template":
+                assert 'names "class 0" to "class 9"' in what
+                stage["names"] = [f"class {n}" for n in range(CLASSES)]
         elif stage["mode"] == "matrix":
             assert "weight (y*j) mod 4, row 9 all 0" in what
             stage["matrix"] = [[str(y * j % 4 if y not in (9, j) else 0) for j in range(CLASSES)] for y in range(CLASSES)]
@@ -140,7 +145,7 @@ def folders(sources: dict[str, list[Row]], tmp_path_factory: pytest.TempPathFact
 
 def test_every_line_of_the_table_has_a_test() -> None:
     singles = ["h(", "draw, flip, rank", "draw, flip, target", "fingerprint, labels and", "fingerprint, labels only", "canonical groups"]
-    singles += ["variant_id of flip uniform 0.05 on", "variant_id of flip within 0.05", "variant_id of flip uniform 0.05 where"]
+    singles += ["canonical names", *read_ids()]
     lines = SPEC.split("\n## 6. Vectors\n")[1].split("\n## ")[0].count("\n| ")
     assert len(TABLE) == len(VECTORS) + len({value_of(start) for start in singles}) == lines - 1 >= 29, "the header is no vector"
     assert len({json.dumps([vector.recipe, vector.source]) for vector in VECTORS}) == len(VECTORS), "two lines were read as one recipe"
@@ -168,6 +173,12 @@ def test_canonical_groups_have_the_digest_of_the_page() -> None:
     recipe = parse_recipe({"seed": 0, "chain": [{"kind": "flip", "mode": "within", "ratio": "1", "groups": groups[::-1]}]}, "test")
     assert recipe.inputs() == [CANONICAL["groups"](groups)] == [b"[[0,1,2],[5,6]]"]
     assert sha256_hex(recipe.inputs()[0]) == value_of("canonical groups `[[0,1,2],[5,6]]`, SHA-256")
+
+
+def test_canonical_names_have_the_digest_of_the_page() -> None:
+    recipe = parse_recipe(BY_NAME['constant template 0.05, text "a photo of a {}", names "class 0" to "class 9"'].recipe, "test")
+    assert recipe.inputs() == [CANONICAL["names"]([f"class {n}" for n in range(CLASSES)])]
+    assert sha256_hex(recipe.inputs()[0]) == value_of("canonical names")
 
 
 # Plans
@@ -223,6 +234,8 @@ def read_ids() -> dict[str, tuple[str, Vector]]:
         "variant_id of flip uniform 0.05 on": "flip uniform 0.05",
         "variant_id of flip within 0.05": "flip within 0.05, of all, groups {0,1,2} and {5,6}",
         "variant_id of flip uniform 0.05 where": "flip uniform 0.05 where classes = [1, 3]",
+        "variant_id of drop label 0.05": "drop label 0.05",
+        "variant_id of constant template 0.05": 'constant template 0.05, text "a photo of a {}", names "class 0" to "class 9"',
     }
     return {start: (value_of(start), BY_NAME[name]) for start, name in names.items()}
 
@@ -298,7 +311,8 @@ def test_plan_command_gives_the_vectors_of_a_list_of_ratios(kind: str, folders: 
 def flags_of(stage: Json, folder: Path, form: str) -> list[str | Path]:
     """The flags that say what a stage of a chain says; its tables go to files."""
     words: list[str | Path] = [f"--{stage['kind']}", stage["ratio"], "--mode", stage["mode"], "--of", stage["of"]]
-    for name in ("groups", "matrix"):
+    words += ["--text", stage["text"]] if "text" in stage else []
+    for name in ("groups", "matrix", "names"):
         if name in stage:
             text = json.dumps(stage[name]) if form == "json" else "\n".join(",".join(row) for row in stage[name])
             (folder / f"{name}.{form}").write_text(text, encoding="utf-8")
