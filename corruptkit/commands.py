@@ -26,7 +26,7 @@ from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe, load_recipe, parse_recipe
-from corruptkit.restore import restore
+from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
 from corruptkit.write import write_variant
@@ -262,7 +262,8 @@ def _variants(path: str, manifest: Manifest | None) -> list[dict[str, Any]]:
 def restore_source(args: Namespace) -> Outcome:
     manifest = read_manifest(local_path(args.path))
     out = restore(args.path, args.out, source=args.source)
-    return Outcome([f"{out}: the source of {args.path}, byte for byte"], {"path": str(out), "variants": _variants(args.path, manifest)})
+    how = "byte for byte" if keeps_bytes(manifest) else "row by row, in bytes of their own"
+    return Outcome([f"{out}: the source of {args.path}, {how}"], {"path": str(out), "variants": _variants(args.path, manifest)})
 
 
 def diff_datasets(args: Namespace) -> Outcome:
