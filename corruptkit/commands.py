@@ -18,7 +18,7 @@ from corruptkit.corruptions import KINDS
 from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
 from corruptkit.diff import diff
 from corruptkit.engines.local import Watch
-from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, IntegrityError, Problem
+from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
 from corruptkit.fetching import fetch
 from corruptkit.files import explain_disk, local_path, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
@@ -114,6 +114,7 @@ def plan_variants(args: Namespace) -> Outcome:
         plan = _decide(args, recipe, dataset, index)
         _warn(plan, dataset)
         out = _target(args, f"{name}.plan.parquet", len(recipes))
+        _refuse_shard(out, dataset)
         with explain_disk(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             with open_atomic(out, out.parent) as file:
@@ -122,6 +123,13 @@ def plan_variants(args: Namespace) -> Outcome:
         variants.append({"variant_id": plan.variant_id, "path": str(out), "format": "plan", "counts": counts.model_dump(mode="json")})
         lines += [f"{out}  (variant_id {plan.variant_id})", f"  {_count_line(counts)}"]
     return Outcome(lines, {"variants": variants})
+
+
+def _refuse_shard(out: Path, dataset: Dataset) -> None:
+    """Refuse a plan under a name that would make it a shard or a side-car of the source, or take the place of one."""
+    if out.name.endswith(".parquet") and not out.name.endswith(".plan.parquet") and dataset.root.resolve() in out.resolve().parents:
+        found, expected = "it would be taken for a shard or a side-car of the source", "a name that ends in .plan.parquet"
+        raise ConflictError(Problem(str(out), found, expected, "choose another --out"))
 
 
 def _decide(args: Namespace, recipe: Recipe, dataset: Dataset, index: Index) -> Plan:
