@@ -132,7 +132,7 @@ def _add_readers(commands: Any) -> None:
     parser.add_argument("--source", metavar="PATH", help="the source: plan again from it and compare")
     parser.add_argument("--deep", action="store_true", help="compare every byte of the shards with the source (needs --source)")
     parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
-    parser = _add_command(commands, "restore", "write a variant's source back, byte for byte")
+    parser = _add_command(commands, "restore", "write a variant's source back: tars byte for byte, Parquet and Arrow row by row")
     parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--out", metavar="DIR", required=True, help="an empty folder, or one that is not there yet")
     parser.add_argument("--source", metavar="PATH", help="where an overlay's source lies, if not where it was")

@@ -18,7 +18,7 @@ from corruptkit.corruptions import KINDS
 from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
 from corruptkit.diff import diff
 from corruptkit.engines.local import Watch
-from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, IntegrityError, Problem
+from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
 from corruptkit.fetching import fetch
 from corruptkit.files import explain_disk, local_path, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
@@ -26,7 +26,7 @@ from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe, load_recipe, parse_recipe
-from corruptkit.restore import restore
+from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
 from corruptkit.write import write_variant
@@ -116,6 +116,7 @@ def plan_variants(args: Namespace) -> Outcome:
         plan = _decide(args, recipe, dataset, index)
         _warn(plan, dataset)
         out = _target(args, f"{name}.plan.parquet", len(recipes))
+        _refuse_shard(out, dataset)
         with explain_disk(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             with open_atomic(out, out.parent) as file:
@@ -124,6 +125,13 @@ def plan_variants(args: Namespace) -> Outcome:
         variants.append({"variant_id": plan.variant_id, "path": str(out), "format": "plan", "counts": counts.model_dump(mode="json")})
         lines += [f"{out}  (variant_id {plan.variant_id})", f"  {_count_line(counts)}"]
     return Outcome(lines, {"variants": variants})
+
+
+def _refuse_shard(out: Path, dataset: Dataset) -> None:
+    """Refuse a plan under a name that would make it a shard or a side-car of the source, or take the place of one."""
+    if out.name.endswith(".parquet") and not out.name.endswith(".plan.parquet") and dataset.root.resolve() in out.resolve().parents:
+        found, expected = "it would be taken for a shard or a side-car of the source", "a name that ends in .plan.parquet"
+        raise ConflictError(Problem(str(out), found, expected, "choose another --out"))
 
 
 def _decide(args: Namespace, recipe: Recipe, dataset: Dataset, index: Index) -> Plan:
@@ -266,7 +274,8 @@ def _variants(path: str, manifest: Manifest | None) -> list[dict[str, Any]]:
 def restore_source(args: Namespace) -> Outcome:
     manifest = read_manifest(local_path(args.path))
     out = restore(args.path, args.out, source=args.source)
-    return Outcome([f"{out}: the source of {args.path}, byte for byte"], {"path": str(out), "variants": _variants(args.path, manifest)})
+    how = "byte for byte" if keeps_bytes(manifest) else "row by row, in bytes of their own"
+    return Outcome([f"{out}: the source of {args.path}, {how}"], {"path": str(out), "variants": _variants(args.path, manifest)})
 
 
 def diff_datasets(args: Namespace) -> Outcome:

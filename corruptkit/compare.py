@@ -18,12 +18,12 @@ from corruptkit.digest import file_sha256
 from corruptkit.edits import compose_edits, map_edits
 from corruptkit.errors import IntegrityError, Problem
 from corruptkit.formats.conditions import RowEdit
-from corruptkit.formats.sidecar import carried_files, rewrite_pair, sidecar_of
+from corruptkit.formats.sidecar import carried_files, name_edits, rewrite_pair, sidecar_of
 from corruptkit.formats.tar import BLOCK, make_header, pad_block, read_range
 from corruptkit.formats.webdataset import Patch, member_at, patch_shard
 from corruptkit.manifest import FOLDER
 from corruptkit.target import PARTIAL
-from corruptkit.tasks import folder_beside, make_tasks, write_shard
+from corruptkit.tasks import folder_beside, join_edits, make_tasks, write_shard
 
 _PIECE = 1 << 22
 
@@ -57,9 +57,7 @@ def _compare_tars(variant: Dataset, source: Dataset, edits: pa.Table) -> None:
             stems: dict[str, str] = {}
             patches = patch_shard(shard, own, below)
             _compare_shard(mine, shard.file, _check_originals(patches, originals, stems))
-            kept += _compare_sidecar(
-                variant, shard.file, {stems[key]: e for key, e in below.items()}, {stems[key]: e for key, e in own.items()}
-            )
+            kept += _compare_sidecar(variant, shard.file, stems, below, join_edits(below, own))
         _expect_next(originals, b"".join(kept) + bytes(2 * BLOCK), "side-cars and the end marker")
         if originals.read(1):
             raise _differs(Path(originals.name), "bytes after the end marker")
@@ -97,7 +95,7 @@ def _check_originals(patches: Iterator[Patch], originals: BinaryIO, stems: dict[
     """Pass patches on, once the originals hold what each replaces; note the stem of each key."""
     for patch in patches:
         _expect_next(originals, patch.original or b"", patch.name)
-        stems[patch.key] = patch.stem.rpartition("/")[2]
+        stems[patch.key] = patch.stem
         yield patch
 
 
@@ -134,12 +132,15 @@ def _compare_ranges(descriptors: list[int], span: tuple[int, int], shift: int, m
             raise _differs(mine, member_at(source, at + differs))
 
 
-def _compare_sidecar(variant: Dataset, shard: Path, below: dict[str, RowEdit], own: dict[str, RowEdit]) -> Iterator[bytes]:
+def _compare_sidecar(
+    variant: Dataset, shard: Path, stems: dict[str, str], below: dict[str, RowEdit], both: dict[str, RowEdit]
+) -> Iterator[bytes]:
     """A shard's side-car; yields its original as it must stand among the originals, where it was rewritten."""
     sidecar = sidecar_of(shard)
     if sidecar is None:
         return
-    original, expected = rewrite_pair(sidecar, below, own, variant.layout.columns)
+    named = [name_edits(sidecar, stems, edits) for edits in (below, both)]
+    original, expected = rewrite_pair(sidecar, named[0], named[1], variant.layout.columns)
     mine = variant.path / sidecar.name
     content = mine.read_bytes() if mine.is_file() else b""
     # Another version of pyarrow may write the same table in other bytes.

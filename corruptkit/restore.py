@@ -16,10 +16,11 @@ from corruptkit.formats import arrow, parquet
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Shard
 from corruptkit.formats.overlay import read_edits
-from corruptkit.formats.sidecar import carried_files, rewrite_sidecar, sidecar_of
+from corruptkit.formats.sidecar import carried_files, name_edits, rewrite_sidecar, sidecar_of
 from corruptkit.formats.tar import Member, Window, walk_members
 from corruptkit.formats.webdataset import Patch, open_shard, patch_shard
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
+from corruptkit.target import drop_failed, refuse_overlap
 from corruptkit.tasks import describe_folder, folder_beside
 from corruptkit.verify import check_files
 
@@ -27,27 +28,28 @@ _RESTORING = ".corruptkit-restoring"  # marks a folder as ours until all of it i
 
 
 def restore(path: str | Path, out: str | Path, *, source: str | Path | None = None) -> Path:
-    """Write a variant's source to an empty folder, byte for byte, and give the folder.
+    """Write a variant's source to an empty folder, and give the folder.
 
-    Shards and side-cars come from the variant and its originals; an overlay holds no shards, so its source is copied. Raises
-    IntegrityError where a file is not what the manifest says. Started again after a cut, it begins anew.
+    Shards and side-cars come from the variant and its originals, byte for byte; without originals, the rows are the source's and
+    the bytes are not (`keeps_bytes`). An overlay holds no shards, so its source is copied. Raises IntegrityError where a file is
+    not what the manifest says. Started again after a cut, it begins anew.
     """
     place, target = local_path(path), local_path(out)
     manifest = read_manifest(place)
     if problems := check_files(place, manifest):
         raise IntegrityError(*problems)
-    if target.resolve() == place.resolve() or place.resolve() in target.resolve().parents:
-        raise ConflictError(Problem(str(target), f"the variant lies at {place}", "a folder apart from it", "choose another --out"))
     source_below = None if manifest.shards else open_source(place, manifest, source)
+    _refuse_overlap(place, manifest, source_below, target)
     partial = target / _RESTORING
     with explain_disk(target):
+        made = not target.exists()
         if target.is_dir() and any(target.iterdir()) and not partial.is_dir():
             raise ConflictError(Problem(str(target), "the folder is not empty", "an empty folder or none", "choose another --out"))
-        partial.mkdir(parents=True, exist_ok=True)
-        with lock_folder(target):
+        target.mkdir(parents=True, exist_ok=True)
+        with lock_folder(target), drop_failed(target, made=made):
+            partial.mkdir(exist_ok=True)
             if source_below is None:
-                kept = any(record.path == f"{FOLDER}/originals.tar" for record in manifest.files)
-                restored = (_undo_shards if kept else _rewrite_shards)(place, target, partial, manifest)
+                restored = (_undo_shards if _has_originals(manifest) else _rewrite_shards)(place, target, partial, manifest)
                 found, known = restored.index(cache=False).meta.fingerprint, manifest.identity["source"]["fingerprint"]
                 if found != known:
                     problem = Problem(str(target), f"restored, fingerprint {found[:16]}...", f"{known[:16]}...", "do not use it")
@@ -56,6 +58,28 @@ def restore(path: str | Path, out: str | Path, *, source: str | Path | None = No
                 _copy_source(source_below, target, partial)
             shutil.rmtree(partial)
     return target
+
+
+def _refuse_overlap(place: Path, manifest: Manifest, source: Dataset | None, target: Path) -> None:
+    """Refuse a target that is or lies in the variant, or in the source, where that is still to be found."""
+    known, above = Path(manifest.source.source_url), target.resolve().parents
+    if target.resolve() == place.resolve() or place.resolve() in above:
+        raise ConflictError(Problem(str(target), f"the variant lies at {place}", "a folder apart from it", "choose another --out"))
+    if known in above and known.is_dir():
+        raise ConflictError(Problem(str(target), f"the source lies at {known}", "a folder apart from it", "choose another --out"))
+    if source is not None:
+        refuse_overlap(source, target)
+
+
+def keeps_bytes(manifest: Manifest) -> bool:
+    """Whether `restore` gives the source byte for byte: from originals, or as a copy of a source that is no overlay itself."""
+    source = manifest.source
+    is_overlay = bool(source.variant_id) and not any(shard.sha256 for shard in source.shards)
+    return _has_originals(manifest) if manifest.shards else not is_overlay
+
+
+def _has_originals(manifest: Manifest) -> bool:
+    return any(record.path == f"{FOLDER}/originals.tar" for record in manifest.files)
 
 
 def _undo_shards(place: Path, target: Path, partial: Path, manifest: Manifest) -> Dataset:
@@ -130,25 +154,40 @@ def _put_back(patches: Iterable[Patch], originals: Iterator[Member], window: Win
 
 
 def _copy_source(source: Dataset, target: Path, partial: Path) -> None:
-    """The source of an overlay as it reads: its shards and side-cars, with the edits of an overlay below."""
+    """The source of an overlay as it lies; where that is an overlay, its shards and side-cars as they read."""
     if source.layout.format == "imagefolder":
         _copy_images(source, target, partial)
-        return
-    if source.layout.format != "webdataset":
+    elif source.layout.format == "webdataset":
+        _copy_tars(source, target, partial)
+    elif source.edits is None:
+        _copy_tables(source, target, partial)
+    else:
         for shard, start, stop in source.shard_rows():
             _write_rewritten(shard, source.shard_edits(start, stop), target, partial)
         _copy_beside(source, target, partial, source.index().meta.fingerprint[:16])
-        return
+
+
+def _copy_tars(source: Dataset, target: Path, partial: Path) -> None:
     for shard, start, stop in source.shard_rows():
         edits = source.shard_edits(start, stop)
         patches = list(patch_shard(shard, {}, edits))
         _write_patched(shard.file, target / shard.name, partial, ((patch.start, patch.end, patch.content) for patch in patches))
         if (sidecar := sidecar_of(shard.file)) is not None:
-            by_stem = {patch.stem.rpartition("/")[2]: edits[patch.key] for patch in patches}
-            content = rewrite_sidecar(sidecar, by_stem, source.layout.columns) or sidecar.read_bytes()
+            named = name_edits(sidecar, {patch.key: patch.stem for patch in patches}, edits)
+            content = rewrite_sidecar(sidecar, named, source.layout.columns) or sidecar.read_bytes()
             write_atomic(target / sidecar.name, content, partial)
     for folder in {shard.parent for shard in source.shards}:
         _copy_carried(folder, target, partial)
+
+
+def _copy_tables(source: Dataset, target: Path, partial: Path) -> None:
+    """Shards of Parquet or Arrow and what belongs to them, byte for byte."""
+    beside = [source.root / name for name in ("state.json", "dataset_info.json")] if source.layout.format == "arrow" else []
+    for file in [*source.shards, *(path for path in beside if path.is_file())]:
+        out = target / file.relative_to(source.root)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_patched(file, out, partial, ())
+    _copy_carried(folder_beside(source), target, partial)
 
 
 def _copy_images(source: Dataset, target: Path, partial: Path) -> None:

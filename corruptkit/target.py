@@ -9,12 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from corruptkit.errors import ConflictError, CorruptkitError, Problem
+from corruptkit.dataset import Dataset
+from corruptkit.errors import ConflictError, Problem
 from corruptkit.files import write_atomic
 from corruptkit.manifest import FOLDER, Manifest, SourceRecord, differing_fields, manifest_path, read_manifest
 from corruptkit.plan import Plan
 
 PARTIAL = "partial"
+
+
+def refuse_overlap(dataset: Dataset, target: Path) -> None:
+    """Refuse a target that holds the source or, where that is a folder, lies in it: what is written would become a part of it."""
+    place = target.resolve()
+    folders = {shard.resolve().parent for shard in dataset.shards} | {dataset.path.resolve(), dataset.root.resolve()}
+    for folder in folders:
+        if place == folder or place in folder.parents or (folder in place.parents and dataset.path.is_dir()):
+            found, expected = f"the source lies at {folder}", "a folder apart from the source"
+            raise ConflictError(Problem(str(target), found, expected, "choose another --out"))
 
 
 @contextmanager
@@ -26,7 +37,7 @@ def drop_failed(target: Path, *, made: bool) -> Iterator[None]:
     empty = not any(target.iterdir())
     try:
         yield
-    except CorruptkitError:
+    except Exception:  # whatever it is; an interrupted run alone is left to be taken up
         if empty and not any(path.name != "target.json" for path in (target / FOLDER / PARTIAL).glob("*.json")):
             for entry in list(target.iterdir()):
                 if entry.is_dir():

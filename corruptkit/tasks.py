@@ -22,10 +22,10 @@ from corruptkit.errors import DatasetError, Problem
 from corruptkit.files import Span, copy_patched, open_atomic, write_atomic
 from corruptkit.formats import FORMATS, arrow, imagefolder, parquet
 from corruptkit.formats.arrow import describe_state
-from corruptkit.formats.conditions import RowEdit, still_tells, tells_old
+from corruptkit.formats.conditions import RowEdit, chain_edits, still_tells
 from corruptkit.formats.layout import ROW_FIELDS, KeyEncoding, Row, Shard, Spot, pack_rows
 from corruptkit.formats.members import write_rows
-from corruptkit.formats.sidecar import rewrite_pair, sidecar_leftovers, sidecar_of
+from corruptkit.formats.sidecar import name_edits, rewrite_pair, sidecar_leftovers, sidecar_of
 from corruptkit.formats.table import count_leftovers
 from corruptkit.formats.webdataset import patch_shard
 from corruptkit.index import Index, ShardStat
@@ -46,7 +46,7 @@ class ShardDone(BaseModel):
     shard: ShardRecord
     sidecar: FileRecord | None = None
     sidecar_rewritten: bool = False
-    leftovers: int = 0  # members and side-car rows that still tell an old caption
+    leftovers: int = 0  # rows that still tell an old caption
 
 
 @dataclass(frozen=True)
@@ -193,17 +193,13 @@ def _write_content(task: ShardTask, write: Callable[[BinaryIO], int]) -> ShardDo
 
 def join_edits(below: Mapping[str, RowEdit], own: Mapping[str, RowEdit]) -> dict[str, RowEdit]:
     """Two layers of edits as one."""
-    joined = dict(below)
-    for key, edit in own.items():
-        under = below.get(key, {})
-        joined[key] = {**under, **{name: (under.get(name, (old, ""))[0], new) for name, (old, new) in edit.items()}}
-    return joined
+    return {**below, **{key: chain_edits(below.get(key, {}), edit) for key, edit in own.items()}}
 
 
 def _convert_shard(task: ShardTask, out: BinaryIO) -> int:
     """Write the rows of a shard in another format; how many of them still tell an old caption."""
     assert task.schema is not None, "a task that converts knows its rows"
-    edits, shard, seen = join_edits(task.below, task.edits), task.source, _Seen()
+    edits, shard, seen = join_edits(task.below, task.edits), task.source, _Count()
     rows = _image_rows(task, edits) if task.spots or shard.layout.format == "imagefolder" else None
     read = FORMATS[shard.layout.format]
     if task.format == "webdataset":
@@ -217,15 +213,15 @@ def _convert_shard(task: ShardTask, out: BinaryIO) -> int:
     return seen.leftovers
 
 
-def _watch_rows(rows: Iterable[tuple[str, Row]], edits: Mapping[str, RowEdit], seen: _Seen) -> Iterator[Row]:
+def _watch_rows(rows: Iterable[tuple[str, Row]], edits: Mapping[str, RowEdit], seen: _Count) -> Iterator[Row]:
     for _, row in rows:
         edit = edits.get(row["key"])
-        seen.leftovers += edit is not None and still_tells({name: row[name] for name in row if name not in ROW_FIELDS}, edit)
+        seen.leftovers += edit is not None and still_tells([row[name] for name in row if name not in ROW_FIELDS], edit)
         yield row
 
 
 def _watch_tables(
-    tables: Iterable[tuple[pa.Array, pa.Table]], edits: Mapping[str, RowEdit], seen: _Seen
+    tables: Iterable[tuple[pa.Array, pa.Table]], edits: Mapping[str, RowEdit], seen: _Count
 ) -> Iterator[tuple[pa.Array, pa.Table]]:
     keys = pa.array(list(edits), pa.large_string())
     for names, table in tables:
@@ -293,11 +289,18 @@ def describe_folder(dataset: Dataset, names: Sequence[str], mark: str) -> dict[s
 
 
 @dataclass
+class _Count:
+    """How many rows of a shard still tell an old caption."""
+
+    leftovers: int = 0
+
+
+@dataclass
 class _Seen:
-    """What a walk through a shard notes by the way: the stem of each key, and what still tells an old caption."""
+    """What a walk through a tar notes by the way: the stem of each edited key, and the keys whose sample still tells an old caption."""
 
     stems: dict[str, str] = field(default_factory=dict)
-    leftovers: int = 0
+    telling: set[str] = field(default_factory=set)
 
 
 def _patch_tar(task: ShardTask) -> ShardDone:
@@ -322,7 +325,7 @@ def _patch_tar(task: ShardTask) -> ShardDone:
         shard=shard,
         sidecar=sidecar,
         sidecar_rewritten=rewritten,
-        leftovers=seen.leftovers,
+        leftovers=len(seen.telling),
     )
 
 
@@ -341,8 +344,8 @@ def _keep_originals(task: ShardTask, originals: BinaryIO, seen: _Seen) -> Iterat
     """The spans that a shard's edits replace; what stood there goes to the originals."""
     for patch in patch_shard(task.source, task.edits, task.below, [spot for _, spot in task.spots]):
         originals.write(patch.original or b"")
-        seen.stems[patch.key] = patch.stem.rpartition("/")[2]
-        seen.leftovers += tells_old(patch.content, task.edits.get(patch.key, {})) if patch.name.lower().endswith(".json") else 0
+        seen.stems[patch.key] = patch.stem
+        seen.telling |= {patch.key} if patch.tells else set()
         yield patch.start, patch.end, patch.content
 
 
@@ -362,9 +365,12 @@ def _write_sidecar(task: ShardTask, partial: Path, seen: _Seen) -> tuple[FileRec
     source = sidecar_of(task.source.file)
     if source is None:
         return None, False
-    below, own = ({seen.stems[key]: edit for key, edit in edits.items()} for edits in (task.below, task.edits))
-    original, content = rewrite_pair(source, below, own, task.source.layout.columns)
-    seen.leftovers += sidecar_leftovers(content, own) if content != original else 0
+    columns = task.source.layout.columns
+    below, both = (name_edits(source, seen.stems, edits) for edits in (task.below, join_edits(task.below, task.edits)))
+    original, content = rewrite_pair(source, below, both, columns)
+    if both:
+        keys = {stem.rpartition("/")[2]: key for key, stem in seen.stems.items()}
+        seen.telling |= {keys[name] for name in sidecar_leftovers(content, both, columns)}
     write_atomic(partial / f"{source.name}.original", original, partial)
     write_atomic(task.out / source.name, content, partial)
     return describe_file(task.out, source.name), content != original

@@ -18,7 +18,7 @@ import numpy as np
 from corruptkit.dataset import Dataset
 from corruptkit.digest import sha256_hex
 from corruptkit.engines.local import Watch, map_shards
-from corruptkit.errors import CatalogError, ConflictError, DatasetError, LeftoverWarning, Problem, nearest_word, strip_secrets
+from corruptkit.errors import CatalogError, DatasetError, LeftoverWarning, Problem, nearest_word, strip_secrets
 from corruptkit.files import explain_disk, local_path, lock_folder, open_atomic, write_atomic
 from corruptkit.formats.excluded import NAME as EXCLUDED_NAME
 from corruptkit.formats.excluded import write_excluded
@@ -27,7 +27,7 @@ from corruptkit.formats.sidecar import carried_files, check_sidecar
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.manifest import FOLDER, FileRecord, Manifest, SourceRecord, SourceShard, checksum_line, describe_circumstance, utc_now
 from corruptkit.plan import Plan
-from corruptkit.target import PARTIAL, claim_target, drop_failed
+from corruptkit.target import PARTIAL, claim_target, drop_failed, refuse_overlap
 from corruptkit.tasks import (
     Format,
     ShardDone,
@@ -66,7 +66,7 @@ def write_variant(
     if format not in get_args(Format):
         raise CatalogError(Problem("format", f"found '{format}'", do=nearest_word(format, get_args(Format))))
     _check_source(dataset, plan)
-    _refuse_overlap(dataset, target)
+    refuse_overlap(dataset, target)
     source = _describe_source(dataset)
     with explain_disk(target):
         made = not target.exists()
@@ -104,7 +104,7 @@ def write_variant(
 
 def _warn_leftovers(target: Path, count: int) -> None:
     if count:
-        found = f"{count} edited rows still tell their old caption, in other columns or in other fields of a .json"
+        found = f"{count} edited rows still tell their old caption, in other columns, in other members or in other fields of a .json"
         warnings.warn(str(Problem(str(target), found, do="let no training read them")), LeftoverWarning, stacklevel=3)
 
 
@@ -121,15 +121,6 @@ def _check_source(dataset: Dataset, plan: Plan) -> None:
         refuse_changed(shard, stat)
         if dataset.layout.format == "webdataset":
             check_sidecar(shard)
-
-
-def _refuse_overlap(dataset: Dataset, target: Path) -> None:
-    place = target.resolve()
-    folders = {shard.resolve().parent for shard in dataset.shards} | {dataset.path.resolve(), dataset.root.resolve()}
-    for folder in folders:
-        if place == folder or place in folder.parents or (folder in place.parents and dataset.path.is_dir()):
-            found, expected = f"the source lies at {folder}", "a folder apart from the source"
-            raise ConflictError(Problem(str(target), found, expected, "choose another --out"))
 
 
 def _describe_source(dataset: Dataset) -> SourceRecord:

@@ -59,17 +59,13 @@ class Flip(Choice):
         """Which rows the mode can give a new value."""
         if rows.labels is None:
             return np.ones(len(rows), np.bool_)
-        classes = rows.classes or 0
-        able = np.full(classes + 1, self.mode == "redraw" or classes >= 2)
-        if self.mode == "prior":
-            counts = rows.class_counts()
-            able[:classes] = counts.sum() > counts
-        elif self.groups is not None:
-            able[:] = False
-            able[[member for group in self.groups if len(group) > 1 for member in group]] = True
-        elif self.matrix is not None:
-            able[:classes] = [any(Fraction(cell) > 0 for cell in row) for row in self.matrix]
-        return able[np.clip(rows.labels, -1, classes)]
+        if self.groups is not None:
+            return np.isin(rows.labels, [member for group in self.groups if len(group) > 1 for member in group])
+        if self.matrix is not None:
+            able = np.array([any(Fraction(cell) > 0 for cell in row) for row in self.matrix] + [False])
+            return able[np.clip(rows.labels, -1, len(self.matrix))]
+        choices = len(rows.class_counts()[0]) if self.mode == "prior" else rows.classes or 0
+        return np.full(len(rows), self.mode == "redraw" or choices >= 2)
 
 
 def _target_uniform(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
@@ -79,11 +75,13 @@ def _target_uniform(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
 
 def _target_prior(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
     """The walk over c_j without y, as one search: draws at or past y's share skip over it."""
-    counts = rows.class_counts()
-    upto = np.cumsum(counts)
-    drawn = below(u, upto[-1] - counts[old]) if len(counts) else np.zeros(0, np.int64)
-    before = (upto - counts)[old]
-    return np.searchsorted(upto, drawn + np.where(drawn >= before, counts[old], 0), side="right")
+    present, counts = rows.class_counts()
+    if not len(old):
+        return old
+    upto, own = np.cumsum(counts), np.searchsorted(present, old)
+    drawn = below(u, upto[-1] - counts[own])
+    before = (upto - counts)[own]
+    return present[np.searchsorted(upto, drawn + np.where(drawn >= before, counts[own], 0), side="right")]
 
 
 def _target_within(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:

@@ -13,6 +13,7 @@ from corruptkit.draws import U64
 
 Ints = npt.NDArray[np.int64]
 FieldName = Literal["label", "caption"]
+_LARGEST_TABLE = 1 << 24  # classes; one label of 2^31 must not take a place in memory for each below it
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class Rows:
             return np.zeros(len(self), np.bool_)
         return (self.labels >= 0) & (self.labels < self.classes)
 
-    def class_counts(self) -> Ints:
-        """c_j: the rows of each class."""
-        counts = np.zeros(self.classes or 0, np.int64)
-        if self.labels is not None:
-            counts += np.bincount(self.labels[self.real_labels()], minlength=len(counts))
-        return counts
+    def class_counts(self) -> tuple[Ints, Ints]:
+        """The classes that rows have, ascending, and c_j of each."""
+        labels = np.zeros(0, np.int64) if self.labels is None else self.labels[self.real_labels()]
+        if labels.max(initial=0) < _LARGEST_TABLE:
+            counts = np.bincount(labels)
+            present = np.flatnonzero(counts)
+            return present, counts[present]
+        return np.unique(labels, return_counts=True)
 
 
 @dataclass(frozen=True)

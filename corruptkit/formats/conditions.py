@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -178,13 +178,8 @@ def find_conditions(members: Mapping[str, bytes], columns: Columns) -> dict[Fiel
     return found
 
 
-def json_value(spans: list[Span], name: str, field: FieldName) -> str | None:
-    """A field's value in a .json: a text caption, or a label given as a non-negative integer or its digits."""
-    values = [span.value for span in spans if span.name == name]
-    return _as_condition(values[-1], field) if values else None  # of a repeated name every reader takes the last
-
-
 def _as_condition(value: object, field: FieldName) -> str | None:
+    """A field's value in a .json: a text caption, or a label given as a non-negative integer or its digits."""
     if field == "caption":
         return _checked_text(value) if isinstance(value, str) else None
     if isinstance(value, str):
@@ -203,9 +198,14 @@ def holds_field(suffix: str, content: bytes, edit: RowEdit, columns: Columns) ->
     if suffix != "json" and any(suffix == columns.suffix(field) for field in edit):
         return True
     spans = _object_spans(content)[1] if suffix == "json" and edit else []
-    return any(
-        span.name == columns.json_field(field) and json_value([span], span.name, field) is not None for field in edit for span in spans
-    )
+    return any(_holds_value(span, field, columns) for field in edit for span in spans)
+
+
+def _holds_value(span: Span, field: FieldName, columns: Columns) -> bool:
+    """Whether a value is replaced with a field: a text is, even one that could be no condition, beside the member that is it."""
+    if span.name != columns.json_field(field):
+        return False
+    return isinstance(span.value, str) if field == "caption" else _as_condition(span.value, field) is not None
 
 
 def rewrite_member(suffix: str, content: bytes, edit: RowEdit, columns: Columns) -> bytes:
@@ -223,7 +223,7 @@ def _rewrite_json(content: bytes, edit: RowEdit, columns: Columns) -> bytes:
     out, place = [content[: len(content) - len(text.encode())]], 0  # a BOM stays
     for span in spans:
         for field, (_, new) in edit.items():
-            if span.name == columns.json_field(field) and json_value([span], span.name, field) is not None:
+            if _holds_value(span, field, columns):
                 value = int(new) if field == "label" and not isinstance(span.value, str) else new
                 out += [text[place : span.start].encode(), json.dumps(value, ensure_ascii=text.isascii()).encode()]
                 place = span.end
@@ -236,12 +236,16 @@ def telling_text(edit: RowEdit) -> str:
     return "" if len(old) < _TELLING or old in new else old
 
 
-def still_tells(values: Mapping[str, Any], edit: RowEdit) -> bool:
-    """Whether the other columns of an edited row still hold the old caption: in a text, in texts within lists or records, in a .json."""
+def chain_edits(below: RowEdit, own: RowEdit) -> RowEdit:
+    """Two edits of a row as one: the first old values, the last new ones."""
+    return {**below, **{name: (below.get(name, (old, ""))[0], new) for name, (old, new) in own.items()}}
+
+
+def still_tells(values: Iterable[Any], edit: RowEdit) -> bool:
+    """Whether the other columns of an edited row still hold the old caption: in a text, in texts within lists or records, in a member."""
     old = telling_text(edit)
     return bool(old) and any(
-        tells_old(value, edit) if name == "json" and isinstance(value, bytes) else any(old in text for text in _find_texts(value))
-        for name, value in values.items()
+        tells_old(value, edit) if isinstance(value, bytes) else any(old in text for text in _find_texts(value)) for value in values
     )
 
 
@@ -254,6 +258,7 @@ def _find_texts(value: object) -> Iterator[str]:
 
 
 def tells_old(content: bytes, edit: RowEdit) -> bool:
-    """Whether a rewritten .json still holds the old caption, in a field that is not the caption's."""
+    """Whether a member still holds the old caption, as it is or as a .json spells it."""
     old = telling_text(edit)
-    return bool(old) and any(json.dumps(old, ensure_ascii=escaped)[1:-1].encode() in content for escaped in (True, False))
+    spellings = {old, *(json.dumps(old, ensure_ascii=escaped)[1:-1] for escaped in (True, False))}
+    return bool(old) and any(text.encode() in content for text in spellings)

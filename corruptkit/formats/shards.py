@@ -87,7 +87,9 @@ def _list_files(path: Path) -> tuple[FormatName, list[Path]]:
 
 
 def _with_ending(files: Iterable[Path], ending: str) -> list[Path]:
-    return sorted(file for file in files if file.name.endswith(ending) and not file.name.startswith("."))
+    """Files of an ending, but for hidden ones and for plans, which `corruptkit plan` may have written beside the shards."""
+    named = (file for file in files if file.name.endswith(ending) and not file.name.endswith(".plan.parquet"))
+    return sorted(file for file in named if not file.name.startswith("."))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

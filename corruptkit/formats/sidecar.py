@@ -9,14 +9,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit, telling_text
+from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit, still_tells, telling_text
 
 # Licences, and the counts that loaders read (timm, img2dataset, open_clip); no condition stands in them.
 _LICENCES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "ATTRIBUTION*")
 _COUNTS = ("*_stats.json", "_info.json", "info.json", "sizes.json", "__len__")
+_TEXTS = (pa.string(), pa.large_string())
 
 
 def carried_files(folder: Path, converted: bool = False) -> list[Path]:  # noqa: FBT001, FBT002 - the one question there is
@@ -41,10 +43,19 @@ def check_sidecar(shard: Path) -> None:
             raise _unreadable(path, error) from None
 
 
-def rewrite_pair(path: Path, below: Mapping[str, RowEdit], own: Mapping[str, RowEdit], columns: Columns) -> tuple[bytes, bytes]:
+def name_edits(path: Path, stems: Mapping[str, str], edits: Mapping[str, RowEdit]) -> dict[str, RowEdit]:
+    """Edits (by key) by the base name of their samples, which is what a side-car knows them by; refused where two share one."""
+    keys: dict[str, str] = {}
+    for key in edits:
+        name = stems[key].rpartition("/")[2]
+        if keys.setdefault(name, key) != key:
+            raise _unfit(path, f"the samples '{stems[keys[name]]}' and '{stems[key]}' are both '{name}' there", "one sample of each name")
+    return {name: edits[key] for name, key in keys.items()}
+
+
+def rewrite_pair(path: Path, below: Mapping[str, RowEdit], both: Mapping[str, RowEdit], columns: Columns) -> tuple[bytes, bytes]:
     """A side-car as the source reads, with the edits of an overlay below, and as the variant does; edits by sample key."""
     content = path.read_bytes()
-    both = {**below, **{stem: {**below.get(stem, {}), **edit} for stem, edit in own.items()}}
     return rewrite_sidecar(path, below, columns) or content, rewrite_sidecar(path, both, columns) or content
 
 
@@ -82,7 +93,7 @@ def _unreadable(path: Path, error: Exception) -> DatasetError:
 def _read_keys(path: Path, table: pa.Table, edits: Mapping[str, RowEdit]) -> list[str]:
     """The key of each row. Every edited row must be found once: what is not found would keep its clean condition."""
     kind = table.schema.field("key").type if "key" in table.column_names else None
-    if kind not in (pa.string(), pa.large_string()):
+    if kind not in _TEXTS:
         raise _unfit(path, "no column 'key'" if kind is None else f"keys of type {kind}", "keys as text, to find the rows that change")
     keys: list[str] = table["key"].to_pylist()
     counts = Counter(key for key in keys if key in edits)
@@ -96,7 +107,7 @@ def _unfit(path: Path, found: str, expected: str) -> DatasetError:
 
 
 def _edit_column(path: Path, keys: list[str], column: pa.ChunkedArray, field: FieldName, edits: Mapping[str, RowEdit]) -> pa.ChunkedArray:
-    textual = column.type in (pa.string(), pa.large_string())
+    textual = column.type in _TEXTS
     if not textual and not (field == "label" and pa.types.is_integer(column.type)):
         raise _unfit(path, f"a {field} of type {column.type}", "text" if field == "caption" else "an integer or text")
     values = column.to_pylist()
@@ -105,13 +116,21 @@ def _edit_column(path: Path, keys: list[str], column: pa.ChunkedArray, field: Fi
         if field in edit and values[row] is not None:
             new = edit[field][1]
             values[row] = int(new) if pa.types.is_integer(column.type) else new
-    return pa.chunked_array([pa.array(values, column.type)])
+    try:
+        return pa.chunked_array([pa.array(values, column.type)])
+    except (pa.ArrowInvalid, OverflowError):
+        do = "cast it to int64, or move the file away: it would keep clean conditions"
+        raise DatasetError(Problem(str(path), f"a {field} of type {column.type} cannot hold every class", do=do)) from None
 
 
-def sidecar_leftovers(content: bytes, edits: Mapping[str, RowEdit]) -> int:
-    """How many edited rows of a rewritten side-car still hold their old caption, in a column that is not the caption's."""
+def sidecar_leftovers(content: bytes, edits: Mapping[str, RowEdit], columns: Columns) -> set[str]:
+    """Those of the edits (by sample key) whose row in a side-car still holds the old caption, in a column that is not the caption's."""
+    told = [key for key, edit in edits.items() if telling_text(edit)]
     table = pq.ParquetFile(io.BytesIO(content), pre_buffer=False).read(use_threads=False)
-    names = [field.name for field in table.schema if field.type in (pa.string(), pa.large_string())]
-    rows = table.select(names).to_pylist() if "key" in names else []
-    old = {key: text for key, edit in edits.items() if (text := telling_text(edit))}
-    return sum(any(old[row["key"]] in (row[name] or "") for name in names) for row in rows if row["key"] in old)
+    kind = table.schema.field("key").type if "key" in table.column_names else None
+    if not told or kind not in _TEXTS:
+        return set()
+    rows = table.filter(pc.is_in(table["key"], value_set=pa.array(told, kind)))
+    others = rows.drop_columns([name for name in ("key", columns.json_field("caption")) if name in rows.column_names])
+    pairs = zip(rows["key"].to_pylist(), others.to_pylist(), strict=True)
+    return {key for key, values in pairs if still_tells(values.values(), edits[key])}

@@ -273,7 +273,9 @@ class Cursor:
             by_row = {int(kept[row]): (key, self._edits[key]) for row in edited if (key := keys[row].as_py())}
             self._left.difference_update(key for key, _ in by_row.values())
             table = _edit_rows(table, by_row, self._fields, self._shard)
-            self.leftovers += count_leftovers(table.select(self._fields.others), {row: edit for row, (_, edit) in by_row.items()})
+            fields = self._fields  # a column `caption` beside the one that is named is another column, and stays
+            others = [name for name in table.column_names if name not in (fields.key, fields.image, fields.caption)]
+            self.leftovers += count_leftovers(table.select(others), {row: edit for row, (_, edit) in by_row.items()})
         return table, keys, kept
 
     def finish(self) -> None:
@@ -286,7 +288,7 @@ def count_leftovers(others: pa.Table, edits: Mapping[int, RowEdit]) -> int:
     """How many edited rows (edits by row) still tell their old caption in columns that are not the caption's."""
     told = {row: edit for row, edit in edits.items() if telling_text(edit)}
     rows = others.take(pa.array(list(told), pa.int64())).to_pylist() if others.column_names else []
-    return sum(still_tells(values, edit) for values, edit in zip(rows, told.values(), strict=bool(rows)))
+    return sum(still_tells(values.values(), edit) for values, edit in zip(rows, told.values(), strict=bool(rows)))
 
 
 def _edit_rows(table: pa.Table, edits: Mapping[int, tuple[str, RowEdit]], fields: Fields, shard: Shard) -> pa.Table:

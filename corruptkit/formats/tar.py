@@ -162,7 +162,10 @@ def _learn_usual(usual: _Usual, read: Read, member: Member) -> _Usual:
         usual = usual._replace(tail=tail, rest=(zlib.adler32(tail) & 0xFFFF) + 8 * ord(" ") - 2)  # Adler-32 counts from 1
     if extension[156] == ord("x") and member.data - member.start == 3 * BLOCK and len(usual.times) < _MOST_TIMES:
         length = _number(field)
-        usual = usual._replace(times={**usual.times, field: (extension, b"%d mtime=" % length, length)}, most=3 * BLOCK)
+        record = b"%d mtime=" % length
+        # An empty header is followed by no record: what is compared with one would be the next member.
+        if 0 < length < BLOCK and read(member.start + BLOCK, BLOCK).startswith(record):
+            usual = usual._replace(times={**usual.times, field: (extension, record, length)}, most=3 * BLOCK)
     return usual
 
 

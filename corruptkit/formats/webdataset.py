@@ -23,11 +23,14 @@ from corruptkit.formats.conditions import (
     FieldName,
     RowEdit,
     Span,
+    chain_edits,
     condition_suffixes,
     find_conditions,
     holds_field,
     json_spans,
     rewrite_member,
+    telling_text,
+    tells_old,
 )
 from corruptkit.formats.keys import check_key, decode_key, make_keyer
 from corruptkit.formats.layout import ROW_FIELDS, SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
@@ -39,6 +42,7 @@ IMAGE_SUFFIXES = frozenset(
 _HEADERS_AHEAD = 0  # the walk knows how far it is from one image to the next
 _BYTES_AHEAD = 4 << 20
 LARGEST_CONDITION = 16 << 20
+_LARGEST_TEXT = 1 << 20  # of other members of a sample, which are looked at for the caption that it had
 
 
 class Sample(NamedTuple):
@@ -55,7 +59,8 @@ class Sample(NamedTuple):
 class Patch(NamedTuple):
     """Bytes [start, end) of a shard and what stands there instead: one member, headers, content and padding.
 
-    `original` is the member as the source reads, where the edits rewrite it.
+    `original` is the member as the source reads, where the edits rewrite it. `tells` says whether the sample still holds its old
+    caption, in a field or a member that is not rewritten.
     """
 
     key: str
@@ -65,6 +70,7 @@ class Patch(NamedTuple):
     end: int
     content: bytes
     original: bytes | None
+    tells: bool
 
 
 @contextmanager
@@ -255,12 +261,27 @@ def _patch_sample(sample: Sample, below: RowEdit, edit: RowEdit, read: Read, fil
     raw = {suffix: _content(member, read, file) for suffix, member in parts.items()}
     source = _edit_contents(sample.key, raw, below, file, columns)
     variant = _edit_contents(sample.key, source, edit, file, columns)
+    tells = _still_tells(sample, variant, chain_edits(below, edit), read, columns)
     for suffix, member in parts.items():
         held = holds_field(suffix, source[suffix], edit, columns)
         if held or holds_field(suffix, raw[suffix], below, columns):
             original = _member_bytes(member, source[suffix], raw[suffix], read) if held else None
             content = _member_bytes(member, variant[suffix], raw[suffix], read)
-            yield Patch(sample.key, sample.stem, member.name, member.start, member.end, content, original)
+            yield Patch(sample.key, sample.stem, member.name, member.start, member.end, content, original, tells)
+
+
+def _still_tells(sample: Sample, variant: Mapping[str, bytes], edit: RowEdit, read: Read, columns: Columns) -> bool:
+    """Whether a sample with its edited members still holds its old caption; images and large members are not looked at."""
+    if not telling_text(edit):
+        return False
+    for suffix, member in sample.parts.items():
+        whole = suffix == columns.suffix("caption") != "json"  # the new caption, and nothing else
+        image = suffix == columns.image or suffix.rpartition(".")[2] in IMAGE_SUFFIXES
+        if whole or image or (suffix not in variant and member.size > _LARGEST_TEXT):
+            continue
+        if tells_old(variant[suffix] if suffix in variant else read(member.data, member.size), edit):
+            return True
+    return False
 
 
 def _edit_contents(key: str, contents: dict[str, bytes], edit: RowEdit, file: Path, columns: Columns) -> dict[str, bytes]:

@@ -156,11 +156,8 @@ def test_read_right_made_verified_and_restored(name: str, folder: Path, capsys: 
         assert run_here(capsys, "verify", f"made-{form}", "--source", source)[::2] == (0, "")
         assert run_here(capsys, "restore", f"made-{form}", "--out", f"again-{form}")[::2] == (0, "")
         assert conditions(f"again-{form}", decode=form == "webdataset" != dataset.layout.format) == conditions(source)
-        if form in (dataset.layout.format, "overlay") and dataset.layout.format == "webdataset":
+        if form == "overlay" or form == dataset.layout.format == "webdataset":
             assert snapshot(folder / f"again-{form}") == given
-        if form == "overlay":
-            again = snapshot(folder / f"again-{form}")
-            assert again.items() - given.items() == {(name, again[name]) for name in ("dataset_info.json", "state.json") if name in again}
         assert json.loads((folder / f"made-{form}" / HIDDEN / "manifest.json").read_bytes())["counts"]["changed"] > 0
         read.append(conditions(f"made-{form}"))
     assert read[0] == read[1] == read[2] == read[3] != conditions(source)

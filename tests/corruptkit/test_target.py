@@ -38,9 +38,10 @@ BEGUN = ("a.tar", f"{HIDDEN}/{PARTIAL}/target.json")
 DONE = f"{HIDDEN}/{PARTIAL}/a.tar.json"
 
 
-def test_nothing_finished_leaves_nothing(target: Path) -> None:
-    assert fail_run(target, *BEGUN, made=False) == []
-    assert fail_run(target, *BEGUN) == ["gone"]
+@pytest.mark.parametrize("error", [BROKEN, ValueError("a mistake of ours"), OSError(5, "a disk that fails")])
+def test_nothing_finished_leaves_nothing(target: Path, error: Exception) -> None:
+    assert fail_run(target, *BEGUN, made=False, error=error) == []
+    assert fail_run(target, *BEGUN, error=error) == ["gone"]
 
 
 def test_what_is_finished_stays(target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -41,6 +42,19 @@ def new_labels(flip: Flip, rows: list[Row], classes: int, target: int) -> list[i
     decision = decide_flip(flip, rows, classes, target=target)
     assert decision.rows.tolist() == sorted(decision.rows.tolist())
     return np.asarray(decision.new).tolist()
+
+
+@pytest.mark.parametrize("mode", ["uniform", "prior", "within", "pair", "redraw"])
+def test_one_large_label_takes_no_memory(mode: str) -> None:
+    """A label that is an id in truth makes 2^31 classes; none of the modes holds a table of them."""
+    rows = [Row("a", 2**31), Row("b", 3), Row("c", 3)]
+    tracemalloc.start()
+    decision = decide_flip(Flip(mode=mode, ratio="1", groups=[[3, 2**31]] if mode == "within" else None), rows)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert decision.eligible == 3
+    if mode in ("prior", "within"):
+        assert sorted(np.asarray(decision.new).tolist()) == [3, 2**31, 2**31]
 
 
 LOWEST, HIGHEST = 0, 2**64 - 1

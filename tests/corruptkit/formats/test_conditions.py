@@ -14,7 +14,6 @@ from corruptkit.formats.conditions import (
     find_conditions,
     holds_field,
     json_spans,
-    json_value,
     read_caption,
     read_label,
     rewrite_member,
@@ -128,8 +127,7 @@ def test_member_goes_before_json_and_flags_before_both(parts: dict[str, bytes], 
     + [(value, None) for value in (True, False, -1, 1.0, 10**18, "9" * 19, "", "1 ", " 1", "-1", "1.0", "٣", None, [], {}, "cat")],
 )
 def test_json_label_is_an_integer_or_its_digits(value: object, label: str | None) -> None:
-    _, spans = json_spans(json.dumps({"label": value}).encode())
-    assert json_value(spans, "label", "label") == label
+    assert conditions_of({"json": json.dumps({"label": value}).encode()}).get("label") == label
 
 
 @pytest.mark.parametrize("text", [r'{"caption": "\ud800"}', r'{"caption": "a\udfffb"}', r'{"caption": "\udc00\ud800"}'])
@@ -137,6 +135,7 @@ def test_caption_with_a_lone_surrogate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a caption with a lone surrogate"):
         conditions_of({"json": text.encode()})
     assert conditions_of({"json": text.encode(), "txt": b"a", "cls": b"1"}) == {"label": "1", "caption": "a"}
+    assert rewrite_member("json", text.encode(), {"caption": ("a", "b")}, USUAL) == b'{"caption": "b"}', "beside a .txt it is a copy"
 
 
 @pytest.mark.parametrize("parts", [{"cls": b"cat"}, {"txt": b"\xff"}, {"json": b"{"}, {"json": b"{}x"}])
@@ -291,7 +290,7 @@ def test_rewritten_label_keeps_its_type(content: bytes, new: str) -> None:
     after = relabel("json", content, new)
     for (name, before), (same, value) in zip(load_pairs(content), load_pairs(after), strict=True):
         assert name == same
-        is_label = name == "label" and json_value(json_spans(json.dumps({"label": before}).encode())[1], "label", "label") is not None
+        is_label = name == "label" and "label" in conditions_of({"json": json.dumps({"label": before}).encode()})
         assert value == ((new if isinstance(before, str) else int(new)) if is_label else before)
         assert type(value) is type(before)
 

@@ -448,6 +448,22 @@ def test_short_way_says_what_the_careful_one_says(form: int, place: int, byte: i
         assert found == walk_or_refusal(bytes(data))
 
 
+def last_byte(block: bytes, byte: int) -> bytes:
+    """A header with another last byte, under a checksum that fits."""
+    return tar._summed(bytearray(block[:-1] + bytes([byte])))
+
+
+@pytest.mark.parametrize("last", [b"\n", b"\0"])
+def test_empty_pax_header_swallows_no_member(last: bytes) -> None:
+    """A header of no records that ends as a record does, before members whose names begin as a record does."""
+    empty = last_byte(tar._bare_header(b"pax", 0, b"x"), last[0])
+    names = ["a.txt", "0 mtime=hidden.txt", "b.txt"]
+    first, hidden, second = (make_header(name, 0) for name in names)
+    data = empty + empty + first + empty + hidden + second + END
+    assert [member.name for member in walk_archive(data)] == names
+    assert [member.name for member in stdlib_members(data)] == names
+
+
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_usual_headers_go_the_short_way(form: int, monkeypatch: pytest.MonkeyPatch) -> None:
     careful: list[int] = []
