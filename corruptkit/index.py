@@ -150,13 +150,15 @@ def make_index(  # noqa: PLR0913 - what a source may leave open, by name
     where: str,
     excluded: pa.Table | None = None,
     exclude: bool = False,
+    stored_keys: bool = False,
 ) -> Index:
     """Join the tables of shards (SCANNED) into one index, checked and fingerprinted.
 
-    With `exclude`, the rows of a duplicated key and those whose label is too large join the excluded ones.
+    With `exclude`, the rows of a duplicated key and those whose label is too large join the excluded ones. With `stored_keys`, the
+    shards hold what the rule once gave: the order of a variant's rows need not be the source's.
     """
-    table = _join_tables(tables)
-    if key_rule == "ordinal":  # a shard that is scanned alone does not know how many rows stand before it
+    table, numbered = _join_tables(tables), key_rule == "ordinal" and not stored_keys
+    if numbered:  # a shard that is scanned alone does not know how many rows stand before it
         table = table.set_column(0, "key", _ordinal_keys(len(table)))
     out = EXCLUDED.empty_table() if excluded is None else excluded
     if exclude:
@@ -164,7 +166,7 @@ def make_index(  # noqa: PLR0913 - what a source may leave open, by name
         out = pa.concat_tables([out, more]).sort_by([("shard", "ascending"), ("position", "ascending")]).combine_chunks()
         counts = np.bincount(table["shard"].to_numpy(), minlength=len(shards)).tolist()
         shards = [stat.model_copy(update={"rows": count}) for stat, count in zip(shards, counts, strict=True)]
-    if key_rule == "ordinal" and exclude:  # excluded rows are not counted
+    if numbered and exclude:  # excluded rows are not counted
         table = table.set_column(0, "key", _ordinal_keys(len(table)))
     keys = table["key"].combine_chunks()
     order = sort_keys(keys)
@@ -396,6 +398,7 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         where=str(source.root),
         excluded=listed if source.known is None else pa.concat_tables([source.known, listed]),
         exclude=source.exclude,
+        stored_keys=source.layout.key_encoding != "source",
     )
 
 

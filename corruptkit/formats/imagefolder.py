@@ -138,7 +138,7 @@ def _key(shard: Shard, found: _File, ordinal: int) -> str:
             raise DatasetError(Problem(str(shard.file), f"no text or integer '{name}'", "a key in every row", "mend --key", key=found.path))
         key = str(value)
     else:
-        key = make_keyer(rule)(strip_suffix(found.path), shard.file.name, ordinal) or ""
+        key = make_keyer(rule, str(shard.file))(strip_suffix(found.path), shard.file.name, ordinal) or ""
     return check_key(key, str(shard.file))
 
 

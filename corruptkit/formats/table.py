@@ -199,7 +199,7 @@ def image_paths(table: pa.Table, fields: Fields, shard: Shard, faults: dict[int,
 
 
 def _path_keys(paths: pa.Array, rule: str, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
-    keyer, keys = make_keyer(rule), list[str | None]()
+    keyer, keys = make_keyer(rule, str(shard.file)), list[str | None]()
     for row, path in enumerate(paths.to_pylist()):
         try:
             keys.append(None if path is None else keyer(strip_suffix(path), shard.name, 0))
@@ -450,7 +450,7 @@ def _row_key(values: Mapping[str, Any], fields: Fields, shard: Shard, number: in
     if fields.key:
         key = values[fields.key]
     else:
-        key = make_keyer(rule)(strip_suffix(path), shard.name, number) if path or rule == "ordinal" else None
+        key = make_keyer(rule, str(shard.file))(strip_suffix(path), shard.name, number) if path or rule == "ordinal" else None
     if key is None:
         raise changed_source(shard.file, f"row {number}", "no key")
     return str(key)

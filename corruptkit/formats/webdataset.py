@@ -29,7 +29,7 @@ from corruptkit.formats.conditions import (
     json_spans,
     rewrite_member,
 )
-from corruptkit.formats.keys import check_key, decode_key, make_keyer
+from corruptkit.formats.keys import Keyer, check_key, decode_key, make_keyer
 from corruptkit.formats.layout import ROW_FIELDS, SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
 from corruptkit.formats.tar import Member, Read, Window, pad_block, resize_headers, walk_members
 
@@ -115,7 +115,7 @@ def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterat
 
 def group_samples(read: Read, size: int, shard: Shard, start: int | None = None, on_bad: OnBad | None = None) -> Iterator[Sample]:
     """The samples of a shard, or of the bytes [start, size) cut out of one; bad ones are handed to `on_bad`, or raised."""
-    keyer, name, skip = make_keyer(shard.layout.key_rule), shard.file.name, shard.skip if start is None else ()
+    keyer, name, skip = _find_keyer(shard), shard.file.name, shard.skip if start is None else ()
     ordinal = shard.first_row
     for position, (stem, parts, twice) in enumerate(_walk_groups(read, size, shard.file, start)):
         if position in skip:
@@ -132,6 +132,13 @@ def group_samples(read: Read, size: int, shard: Shard, start: int | None = None,
         yield Sample(key, stem, parts, members[0].start, members[-1].end, position)  # a walk goes up
 
 
+def _find_keyer(shard: Shard) -> Keyer:
+    """Encoded keys stand in the names: the rule was that of another layout."""
+    if shard.layout.key_encoding == "percent":
+        return lambda stem, *_: decode_key(stem)
+    return make_keyer(shard.layout.key_rule, str(shard.file))
+
+
 def _sample_key(stem: str, parts: dict[str, Member], twice: str, key: str | None, read: Read, shard: Shard) -> str:
     """The key of a sample that may be one."""
     file = shard.file
@@ -140,9 +147,7 @@ def _sample_key(stem: str, parts: dict[str, Member], twice: str, key: str | None
         raise DatasetError(Problem(str(file), "an empty key", "a name before the first dot", "rename the member", key=name))
     if twice:
         raise DatasetError(Problem(str(file), f"two members .{twice}", "one of each suffix", "rename one of them", key=stem))
-    if shard.layout.key_encoding == "percent":
-        key = decode_key(stem)
-    elif key is None:
+    if key is None:
         key = _json_key(stem, parts, read, file, shard.layout.key_rule.removeprefix("json:"))
     return key if key.isalnum() else check_key(key, str(file))
 
