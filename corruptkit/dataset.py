@@ -60,7 +60,7 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, Any]:
         # An index is mapped from its file again, not copied to every worker.
-        return {name: value for name, value in vars(self).items() if name not in ("_source_index", "_edited_index", "_edit_map")}
+        return {name: value for name, value in vars(self).items() if name not in ("_source_index", "_edited_index", "_edit_map", "_schema")}
 
     def index(self, *, workers: int = 1, watch: Watch | None = None, cache: bool = True) -> Index:
         """The index of the rows as they read, edits applied; read from its file where the shards have not changed since."""
@@ -129,7 +129,7 @@ class Dataset:
             return
         suffix = self.image_suffix()
         for _, row in FORMATS[self.layout.format].read_rows(shard, edits):
-            yield shard.file, row["key"], {"__key__": row["key"], **dict(row_members(row, suffix, str(shard.file)))}
+            yield shard.file, row["key"], {"__key__": row["key"], **dict(row_members(row, suffix, str(shard.file), self._schema))}
 
     def image_suffix(self) -> str:
         """The one suffix of all images as members of tars: their own where they share it, else jpg, by which loaders decode anything."""
@@ -157,6 +157,10 @@ class Dataset:
 
     def schema(self) -> pa.Schema:
         """The columns of rows: key; image, label and caption where any row has one; then the others by name."""
+        return self._schema
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
         index = self._source_index
         kinds: dict[str, pa.DataType] = {"key": pa.large_string()}
         if any(stat.images for stat in index.meta.shards):

@@ -221,8 +221,9 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
         digest.update(column.tobytes())
     others = {suffix for shape in shapes for suffix in other_suffixes(shape, shard.layout.columns)}
     images = {_image_suffix(shape, shard.layout.columns) or "" for shape in shapes} - {""}
+    hidden = {suffix for shape in shapes for suffix in _hidden_suffixes(shape, shard.layout.columns)}
     table = pa.table(columns, schema=SCANNED)
-    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)))
+    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)), tuple(sorted(hidden)))
 
 
 def patch_shard(
@@ -347,8 +348,18 @@ def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> Row:
 
 def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
     """The members of a sample that a row holds besides its fields; a member named as a field would hide it, and is left out."""
-    used = {"__key__", _image_suffix(suffixes, columns), columns.suffix("label"), columns.suffix("caption"), *ROW_FIELDS}
+    used = {"__key__", *_field_suffixes(suffixes, columns), *ROW_FIELDS}
     return [suffix for suffix in suffixes if suffix not in used]
+
+
+def _hidden_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
+    """The members that are left out, since a field of rows has their name."""
+    used = _field_suffixes(suffixes, columns)
+    return [suffix for suffix in suffixes if suffix in ROW_FIELDS and suffix not in used]
+
+
+def _field_suffixes(suffixes: Iterable[str], columns: Columns) -> tuple[str | None, str, str]:
+    return _image_suffix(suffixes, columns), columns.suffix("label"), columns.suffix("caption")
 
 
 def _image_suffix(suffixes: Iterable[str], columns: Columns) -> str | None:
