@@ -40,7 +40,7 @@ def _refuse_hidden(dataset: Dataset) -> None:
     for file, stat in zip(dataset.shards, dataset.index().meta.shards, strict=True):
         if stat.hidden:
             found = f"a column '{stat.hidden[0]}' beside the {stat.hidden[0]} of the rows"
-            do = "rename the column, or write the source's own format or an overlay"
+            do = "rename it, or write the source's own format or an overlay"
             raise DatasetError(Problem(str(file), found, "one of them, since another format holds one", do))
 
 

@@ -123,20 +123,16 @@ def find_nulls(shard: Shard, name: str) -> Any:
 def _find_nulls(parquet: pq.ParquetFile, column: str) -> Any:
     """The ascending positions of rows without bytes; only row groups that count some, or do not count them, are read."""
     leaf = f"{column}.bytes" if pa.types.is_struct(parquet.schema_arrow.field(column).type) else column
+    paths = (f"{parquet.schema.column(number).path}." for number in range(parquet.metadata.num_columns))
+    place = next(number for number, path in enumerate(paths) if path.startswith(f"{leaf}."))
     found, start = [np.zeros(0, np.int64)], 0
     for number in range(parquet.num_row_groups):
-        if _may_lack(parquet.metadata.row_group(number), leaf):
+        counts = parquet.metadata.row_group(number).column(place).statistics
+        if counts is None or not counts.has_null_count or counts.null_count:
             masks = [lacks_bytes(piece[column]) for piece in _read_pieces(parquet, [number], [leaf])]
             found.append(np.flatnonzero(np.concatenate([np.zeros(0, bool), *masks])) + start)
         start += parquet.metadata.row_group(number).num_rows
     return np.concatenate(found)
-
-
-def _may_lack(group: pq.RowGroupMetaData, leaf: str) -> bool:
-    """Whether a row group says not that a column of it is without nulls."""
-    columns = map(group.column, range(group.num_columns))
-    counts = [column.statistics for column in columns if column.path_in_schema == leaf]
-    return not counts or any(count is None or not count.has_null_count or count.null_count > 0 for count in counts)
 
 
 def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -> Iterator[tuple[pa.Array, pa.Table]]:

@@ -10,4 +10,4 @@ from tests.broken.inputs import Refused, table
 def build(folder: Path) -> Refused:
     table(folder / "src" / "0.parquet", id=["a", "b"], key=["x", "y"], caption=["one", "two"])
     words = "make --source src --swap 1 --key column:id --format arrow"
-    return Refused(words, "src/0.parquet", "a column 'key' beside the key of the rows", "rename the column")
+    return Refused(words, "src/0.parquet", "a column 'key' beside the key of the rows", "rename it")
