@@ -109,19 +109,14 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--classes", type=_count, metavar="K", help="number of classes (default: the catalog's, else the largest label + 1)")
     rules = "tars: sample (default), stem, shard/key, ordinal, regex:R, json:FIELD; others: column:NAME, path, stem, regex:R, ordinal"
     how.add_argument("--key", metavar="RULE", help=rules)
-    how.add_argument(
-        "--label-column",
-        metavar="C",
-        default="",
-        help="column, or member suffix or .json field, that holds the label (default: label, cls)",
-    )
-    how.add_argument("--caption-column", metavar="C", default="", help="the same for the caption (default: caption, text, txt)")
-    how.add_argument("--image-column", metavar="C", default="", help="the same for the image (default: image, or the first image there is)")
+    holds = "column, or member suffix or .json field, that holds the label (default: label, cls)"
+    how.add_argument("--label-column", metavar="C", help=holds)
+    how.add_argument("--caption-column", metavar="C", help="the same for the caption (default: caption, text, txt)")
+    how.add_argument("--image-column", metavar="C", help="the same for the image (default: image, or the first image there is)")
     how.add_argument(
         "--bad",
         type=_one_of("refuse", "exclude"),
         metavar="refuse|exclude",
-        default="refuse",
         help="what to do with a bad sample: stop (default), or leave it out of the rows, list it, and copy it as it is",
     )
 

@@ -34,6 +34,7 @@ from corruptkit.write import write_variant
 _EXAMPLES = 10
 # What a kind takes besides its ratio, by flag.
 _STAGE_FLAGS = ("mode", "groups", "matrix", "text", "names", "of")
+_SOURCE_FLAGS = ("split", "label_column", "caption_column", "image_column", "bad")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _default_format(args: Namespace, dataset: Dataset) -> Format:
 def _read_overlay(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
     """The source of an overlay, and its recipe under its name."""
     place = local_path(args.overlay)
-    names = ("dataset", *KINDS, "recipe", "variant", *_STAGE_FLAGS, "seed", "split", "key", "classes")
+    names = ("dataset", *KINDS, "recipe", "variant", *_STAGE_FLAGS, "seed", "key", "classes", *_SOURCE_FLAGS)
     _refuse_flags(args, "--from", names)
     manifest = read_manifest(place)
     if manifest.circumstance.format != "overlay":
@@ -193,7 +194,8 @@ def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Re
 def _refuse_flags(args: Namespace, owner: str, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(args, name) is not None:
-            raise CatalogError(Problem(f"--{name}", f"it stands beside {owner}, which says it already", do=f"leave out --{name}"))
+            flag = f"--{name.replace('_', '-')}"
+            raise CatalogError(Problem(flag, f"it stands beside {owner}, which says it already", do=f"leave out {flag}"))
 
 
 def _kind_of(args: Namespace) -> str | None:
@@ -227,8 +229,7 @@ def _name_flag(problem: Problem, kind: str) -> Problem:
 
 
 def _source_flags(args: Namespace) -> dict[str, Any]:
-    names = ("split", "label_column", "caption_column", "image_column", "bad")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in _SOURCE_FLAGS if getattr(args, name) is not None}
 
 
 def _open_entry(args: Namespace, entry: Source) -> Dataset:

@@ -61,7 +61,7 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, Any]:
         # An index is mapped from its file again, not copied to every worker.
-        return {name: value for name, value in vars(self).items() if name not in ("_source_index", "_edited_index", "_edit_map")}
+        return {name: value for name, value in vars(self).items() if name not in ("_source_index", "_edited_index", "_edit_map", "_schema")}
 
     def index(self, *, workers: int = 1, watch: Watch | None = None, cache: bool = True) -> Index:
         """The index of the rows as they read, edits applied; read from its file where the shards have not changed since."""
@@ -130,7 +130,7 @@ class Dataset:
             return
         suffix = self.image_suffix()
         for _, row in FORMATS[self.layout.format].read_rows(shard, edits):
-            yield shard.file, row["key"], {"__key__": row["key"], **dict(row_members(row, suffix, str(shard.file)))}
+            yield shard.file, row["key"], {"__key__": row["key"], **dict(row_members(row, suffix, str(shard.file), self._schema))}
 
     def image_suffix(self) -> str:
         """The one suffix of all images as members of tars: their own where they share it, else jpg, by which loaders decode anything."""
@@ -158,6 +158,10 @@ class Dataset:
 
     def schema(self) -> pa.Schema:
         """The columns of rows: key; image, label and caption where any row has one; then the others by name."""
+        return self._schema
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
         index = self._source_index
         kinds: dict[str, pa.DataType] = {"key": pa.large_string()}
         if any(stat.images for stat in index.meta.shards):
@@ -434,12 +438,18 @@ def open_source(place: Path, manifest: Manifest, source: str | Path | None = Non
     if manifest_path(where).exists():
         below = open_variant(where, depth=depth - 1)
     else:
-        below = _as_source(where, manifest, find_shards(where, known["split"]), "source", place)
+        below = _as_source(where, manifest, _find_again(where, known["split"]), "source", place)
     found = below.index(cache=trust or below.manifest is None).meta.fingerprint
     if found != known["fingerprint"]:
         expected, do = f"fingerprint {known['fingerprint'][:16]}...", "name the source that the variant was made of"
         raise IntegrityError(Problem(str(where), f"fingerprint {found[:16]}...", expected, do, key=str(place)))
     return below
+
+
+def _find_again(where: Path, split: str) -> Found:
+    """The shards of a source that a manifest names; a copy of one folder of a DatasetDict may state the split it was cut out of."""
+    saved = where.is_dir() and not (where / arrow.SAVED_SPLITS).exists() and bool(arrow.read_state(where)[1])
+    return find_shards(where, None if saved else split)
 
 
 def _as_source(where: Path, manifest: Manifest, found: Found, encoding: KeyEncoding, place: Path | None = None) -> Dataset:

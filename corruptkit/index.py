@@ -27,7 +27,7 @@ from corruptkit.formats import FORMATS
 from corruptkit.formats.layout import SCANNED, Layout, Scan, Shard
 from corruptkit.manifest import FOLDER, SourceIdentity
 
-INDEX_VERSION = "5"
+INDEX_VERSION = "6"
 _HEAD = 64
 _PIECE = 1 << 26
 SCHEMA = pa.schema(
@@ -60,6 +60,7 @@ class ShardStat(BaseModel):
     digest: str
     others: tuple[str, ...] = ()  # columns that its rows have besides key, image, label and caption
     images: tuple[str, ...] = ()  # suffixes of its images, "" of those in tables
+    hidden: tuple[str, ...] = ()  # columns that its rows do not show, since a field of rows has their name
 
 
 class IndexMeta(BaseModel):
@@ -150,13 +151,15 @@ def make_index(  # noqa: PLR0913 - what a source may leave open, by name
     where: str,
     excluded: pa.Table | None = None,
     exclude: bool = False,
+    stored_keys: bool = False,
 ) -> Index:
     """Join the tables of shards (SCANNED) into one index, checked and fingerprinted.
 
-    With `exclude`, the rows of a duplicated key and those whose label is too large join the excluded ones.
+    With `exclude`, the rows of a duplicated key and those whose label is too large join the excluded ones. With `stored_keys`, the
+    shards hold what the rule once gave: the order of a variant's rows need not be the source's.
     """
-    table = _join_tables(tables)
-    if key_rule == "ordinal":  # a shard that is scanned alone does not know how many rows stand before it
+    table, numbered = _join_tables(tables), key_rule == "ordinal" and not stored_keys
+    if numbered:  # a shard that is scanned alone does not know how many rows stand before it
         table = table.set_column(0, "key", _ordinal_keys(len(table)))
     out = EXCLUDED.empty_table() if excluded is None else excluded
     if exclude:
@@ -164,7 +167,7 @@ def make_index(  # noqa: PLR0913 - what a source may leave open, by name
         out = pa.concat_tables([out, more]).sort_by([("shard", "ascending"), ("position", "ascending")]).combine_chunks()
         counts = np.bincount(table["shard"].to_numpy(), minlength=len(shards)).tolist()
         shards = [stat.model_copy(update={"rows": count}) for stat, count in zip(shards, counts, strict=True)]
-    if key_rule == "ordinal" and exclude:  # excluded rows are not counted
+    if numbered and exclude:  # excluded rows are not counted
         table = table.set_column(0, "key", _ordinal_keys(len(table)))
     keys = table["key"].combine_chunks()
     order = sort_keys(keys)
@@ -380,9 +383,19 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
     found = map_shards(_scan_task, tasks, workers)
     scans: list[Scan] = list(watch(found, len(tasks)) if watch else found)
     shards = [
-        ShardStat(name=name, bytes=size, mtime_ns=mtime, rows=len(scan.table), digest=scan.digest, others=scan.others, images=scan.images)
+        ShardStat(
+            name=name,
+            bytes=size,
+            mtime_ns=mtime,
+            rows=len(scan.table),
+            digest=scan.digest,
+            others=scan.others,
+            images=scan.images,
+            hidden=scan.hidden,
+        )
         for (name, size, mtime), scan in zip(stats, scans, strict=True)
     ]
+    _check_images(source, scans)
     new = [(number, *excluded) for number, scan in enumerate(scans) for excluded in scan.excluded]
     columns = zip(*new, strict=True) if new else [()] * len(EXCLUDED)
     listed = pa.table([pa.array(column, kind) for column, kind in zip(columns, EXCLUDED.types, strict=True)], schema=EXCLUDED)
@@ -396,7 +409,16 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         where=str(source.root),
         excluded=listed if source.known is None else pa.concat_tables([source.known, listed]),
         exclude=source.exclude,
+        stored_keys=source.layout.key_encoding != "source",
     )
+
+
+def _check_images(source: Readable, scans: Sequence[Scan]) -> None:
+    """Refuse the name of an image that no row has; tables have said so by themselves."""
+    name = source.layout.columns.image
+    if name and any(len(scan.table) for scan in scans) and not any(scan.images for scan in scans):
+        found, expected = f"no sample with a member .{name}", "the images under this suffix"
+        raise DatasetError(Problem(str(source.path), found, expected, "name another --image-column"))
 
 
 def _scan_task(item: tuple[Shard, bool]) -> Scan:

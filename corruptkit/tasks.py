@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from corruptkit.conversion import describe_features, rows_schema, stored_schema, stored_tables
 from corruptkit.dataset import Dataset
 from corruptkit.digest import file_sha256
 from corruptkit.edits import map_edits
@@ -104,7 +105,7 @@ def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Forma
     converts = format != dataset.layout.format
     more: dict[str, Any] = {"class_names": dataset.layout.class_names}
     if converts:
-        more |= {"schema": dataset.schema(), "image": dataset.image_suffix()}
+        more |= {"schema": rows_schema(dataset, format), "image": dataset.image_suffix()}
     if dataset.layout.format == "imagefolder":
         return _image_tasks(dataset, composed, target, format, variant_id, more)
     tasks, parts = [], dataset.shard_rows()
@@ -204,11 +205,11 @@ def _convert_shard(task: ShardTask, out: BinaryIO) -> int:
     read = FORMATS[shard.layout.format]
     if task.format == "webdataset":
         found = read.read_rows(shard, edits) if rows is None else rows
-        write_rows(_watch_rows(found, edits, seen), task.image, str(shard.file), out)
+        write_rows(_watch_rows(found, edits, seen), task.image, str(shard.file), task.schema, out)
         return seen.leftovers
     tables = read.read_tables(shard, edits, task.schema) if rows is None else pack_rows(rows, task.schema)
-    schema = _stored_schema(task.schema, task.class_names)
-    stored = (_stored_table(names, table, schema) for names, table in _watch_tables(tables, edits, seen))
+    schema = stored_schema(task.schema, task.class_names)
+    stored = stored_tables(_watch_tables(tables, edits, seen), schema)
     (parquet if task.format == "parquet" else arrow).write_tables(stored, schema, out)
     return seen.leftovers
 
@@ -241,49 +242,13 @@ def _image_rows(task: ShardTask, edits: Mapping[str, RowEdit]) -> Iterator[tuple
         raise DatasetError(Problem(str(task.source.root), f"no image of the key '{min(left)}'", do="the source has changed: plan again"))
 
 
-def _stored_schema(rows: pa.Schema, class_names: Sequence[str]) -> pa.Schema:
-    """The schema that rows are stored under: images as `datasets` knows them, and its names for the types."""
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    kinds = {"key": pa.string(), "image": image, "caption": pa.string()}
-    schema = pa.schema([(column.name, kinds.get(column.name, column.type)) for column in rows])
-    features = describe_features(schema, class_names)
-    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})}) if features else schema
-
-
-def describe_features(schema: pa.Schema, class_names: Sequence[str]) -> dict[str, Any]:
-    """The columns as `datasets` describes them; nothing where one is nested, since `datasets` finds out by itself."""
-    features: dict[str, Any] = {}
-    for column in schema:
-        if column.name == "image":
-            features[column.name] = {"_type": "Image"}
-        elif column.name == "label" and class_names:
-            features[column.name] = {"names": list(class_names), "_type": "ClassLabel"}
-        elif pa.types.is_nested(column.type) or pa.types.is_dictionary(column.type):
-            return {}
-        else:
-            features[column.name] = {"dtype": {"double": "float64"}.get(str(column.type), str(column.type)), "_type": "Value"}
-    return features
-
-
-def _stored_table(names: pa.Array, table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = []
-    for column in schema:
-        values = table[column.name]
-        if column.name == "image":
-            content = values.combine_chunks().cast(pa.binary())
-            bare = pa.array([(name or "").rpartition("/")[2] or None for name in names.to_pylist()], pa.string())
-            values = pa.StructArray.from_arrays([content, bare], fields=list(column.type))
-        columns.append(values if column.name == "image" else values.cast(column.type))
-    return pa.table(columns, schema=schema)
-
-
 def describe_folder(dataset: Dataset, names: Sequence[str], mark: str) -> dict[str, bytes]:
     """What stands beside Arrow shards for `load_from_disk`."""
     if dataset.layout.format == "arrow":
         path = dataset.root / "dataset_info.json"
         info = path.read_bytes() if path.is_file() else b"{}"
     else:
-        features = describe_features(_stored_schema(dataset.schema(), ()), dataset.layout.class_names)
+        features = describe_features(stored_schema(dataset.schema(), ()), dataset.layout.class_names)
         info = json.dumps({"features": features} if features else {}, indent=2).encode()
     return {"dataset_info.json": info, "state.json": describe_state(names, dataset.split, mark)}
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from corruptkit.errors import DatasetError, Problem
@@ -19,12 +20,15 @@ from corruptkit.formats.splits import check_split, hub_name
 from corruptkit.formats.table import (
     Cursor,
     Fields,
+    check_names,
     default_rule,
     edited_tables,
     find_fields,
     find_image,
     fit_table,
     has_path,
+    lacks_bytes,
+    needs_images,
     read_table_row,
     read_table_rows,
     scan_tables,
@@ -53,6 +57,7 @@ def _map_table(file: Path, mtime_ns: int) -> pa.Table:  # noqa: ARG001 - a chang
         is_file = mapped.read(len(_FILE_MAGIC)) == _FILE_MAGIC
         mapped.seek(0)
         table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped).read_all()
+        check_names(table.schema, file)
         for name, column in zip(table.column_names, table.columns, strict=True):
             for chunk in column.chunks:
                 _check_offsets(chunk, name)
@@ -99,7 +104,15 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     """A shard's rows of the index; pages of images are never touched."""
     table = _table(shard)
     fields = find_fields(table.schema, shard.layout, str(shard.file))
-    return scan_tables(_pieces(table), fields, shard, table.schema, exclude=exclude)
+    empty = np.flatnonzero(lacks_bytes(table[fields.image])) if needs_images(fields, shard) else np.zeros(0, np.int64)
+    return scan_tables(_pieces(table), fields, shard, table.schema, empty, exclude=exclude)
+
+
+def find_nulls(shard: Shard, name: str) -> Any:
+    """The positions of the rows that hold nothing in a column of bytes, or in their image."""
+    table = _table(shard)
+    column = find_fields(table.schema, shard.layout, str(shard.file)).image if name == "image" else name
+    return np.flatnonzero(lacks_bytes(table[column])) if column in table.column_names else np.arange(len(table))
 
 
 def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -> Iterator[tuple[pa.Array, pa.Table]]:

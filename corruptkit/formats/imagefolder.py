@@ -16,14 +16,15 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from xxhash import xxh3_64
 
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.formats.conditions import Columns, FieldName, RowEdit
+from corruptkit.formats.conditions import FIELDS, Columns, FieldName, RowEdit
 from corruptkit.formats.keys import check_key, make_keyer, strip_suffix
-from corruptkit.formats.layout import SCANNED, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
+from corruptkit.formats.layout import ROW_FIELDS, SCANNED, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
 from corruptkit.formats.webdataset import IMAGE_SUFFIXES, LARGEST_CONDITION
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -156,7 +157,7 @@ def _key(shard: Shard, found: _File, ordinal: int) -> str:
             raise DatasetError(Problem(str(shard.file), f"no text or integer '{name}'", "a key in every row", "mend --key", key=found.path))
         key = str(value)
     else:
-        key = make_keyer(rule)(strip_suffix(found.path), shard.file.name, ordinal) or ""
+        key = make_keyer(rule, str(shard.file))(strip_suffix(found.path), shard.file.name, ordinal) or ""
     return check_key(key, str(shard.file))
 
 
@@ -212,7 +213,7 @@ def _find_fault(value: object) -> str:
 def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     """A folder's rows of the index; `length` is the size of the image. No image is opened."""
     rejects, digest, rows = Rejects(exclude=exclude), xxh3_64(), list[tuple[Any, ...]]()
-    others, images = dict[str, None](), set[str]()
+    others, hidden, images = dict[str, None](), set[str](), set[str]()
     for position, found in enumerate(_list_files(shard)):
         if position in shard.skip:
             continue
@@ -227,15 +228,28 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
         rows.append((key, position, 0, size, int(values.get("label", -1)), values.get("caption")))
         digest.update(f"{found.path}\0{values}".encode())
         others |= dict.fromkeys(_other_columns(shard, found))
+        hidden.update(_unused_columns(shard, found).intersection(ROW_FIELDS))
         images.add(found.path.rpartition(".")[2].lower())
     columns = zip(*rows, strict=True) if rows else [()] * len(SCANNED)
     table = pa.table([pa.array(column, kind) for column, kind in zip(columns, SCANNED.types, strict=True)], schema=SCANNED)
-    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)))
+    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)), tuple(sorted(hidden)))
+
+
+def _unused_columns(shard: Shard, found: _File) -> set[str]:
+    """The columns that neither the key nor a condition was read from."""
+    used = {_name_of(field, shard.layout.columns, found.columns) for field in FIELDS}
+    return found.columns.keys() - used - {shard.layout.key_rule.removeprefix("column:")}
 
 
 def _other_columns(shard: Shard, found: _File) -> list[str]:
-    used = {_name_of(field, shard.layout.columns, found.columns) for field in ("label", "caption")}
-    return [name for name in found.columns if name not in {*used, "key", "image", "label", "caption"}]
+    used = {_name_of(field, shard.layout.columns, found.columns) for field in FIELDS}
+    return [name for name in found.columns if name not in {*used, *ROW_FIELDS}]
+
+
+def find_nulls(shard: Shard, name: str) -> Any:
+    """The positions of the images whose row of a metadata file holds nothing in a column."""
+    found = _list_files(shard)
+    return np.array([place for place, file in enumerate(found) if name != "image" and file.columns.get(name) is None], np.int64)
 
 
 def _load_row(shard: Shard, found: _File, ordinal: int, edits: Mapping[str, RowEdit]) -> tuple[str, Row]:

@@ -41,10 +41,10 @@ def check_rule(rule: str, format: str = "webdataset") -> str:
     return rule
 
 
-def make_keyer(rule: str) -> Keyer:
-    """The function that gives a sample's key; None for rules that need the sample's content."""
+def make_keyer(rule: str, file: str) -> Keyer:
+    """The function that gives a sample's key; None for rules that need the sample's content. Messages call the shard `file`."""
     if rule.startswith("regex:"):
-        return partial(_first_group, re.compile(rule.removeprefix("regex:")))
+        return partial(_first_group, re.compile(rule.removeprefix("regex:")), file)
     return _KEYERS.get(rule, lambda *_: None)
 
 
@@ -57,11 +57,11 @@ _KEYERS: dict[str, Keyer] = {
 }
 
 
-def _first_group(pattern: re.Pattern[str], sample: str, shard: str, ordinal: int) -> str:  # noqa: ARG001 - the signature of every rule
+def _first_group(pattern: re.Pattern[str], file: str, sample: str, shard: str, ordinal: int) -> str:  # noqa: ARG001 - as every rule
     match = pattern.search(sample)
-    if match is None or match[1] is None:
-        found = f"no match of {pattern.pattern!r}"
-        raise DatasetError(Problem(shard, found, "a key in every sample key", "mend the --key rule", key=sample))
+    if match is None or not match[1]:
+        found = f"an empty group of {pattern.pattern!r}" if match and match[1] == "" else f"no match of {pattern.pattern!r}"
+        raise DatasetError(Problem(file, found, "a key in every sample key", "mend the --key rule", key=sample))
     return match[1]
 
 

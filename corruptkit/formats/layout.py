@@ -71,6 +71,7 @@ class Scan(NamedTuple):
     digest: str  # XXH3 of headers and conditions
     others: tuple[str, ...]  # the other columns of its rows
     images: tuple[str, ...] = ()  # the suffixes of its images; "" of those in tables
+    hidden: tuple[str, ...] = ()  # columns that no row shows, since a field of rows has their name
 
 
 class Spot(NamedTuple):

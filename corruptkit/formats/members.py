@@ -7,19 +7,22 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.keys import encode_key
-from corruptkit.formats.layout import Row
+from corruptkit.formats.layout import ROW_FIELDS, Row
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 
 _SUFFIX = re.compile(r"[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9][a-z0-9_-]*)*")
 _TAKEN = ("txt", "cls")
 
 
-def row_members(row: Row, image: str, file: str) -> Iterator[tuple[str, bytes]]:
+def row_members(row: Row, image: str, file: str, schema: pa.Schema) -> Iterator[tuple[str, bytes]]:
     """Each (suffix, content) of a row: image, cls, txt, columns of bytes under their names, all other columns in one .json.
 
-    Raises DatasetError where a column cannot be one.
+    The .json holds every other column of the rows' schema, null where the row has none: readers take the fields of one sample for
+    those of all. Raises DatasetError where a column cannot be a member.
     """
     if "image" in row:
         yield image, row["image"]
@@ -27,17 +30,25 @@ def row_members(row: Row, image: str, file: str) -> Iterator[tuple[str, bytes]]:
         yield "cls", str(row["label"]).encode()
     if "caption" in row:
         yield "txt", row["caption"].encode()
-    others = {name: value for name, value in row.items() if name not in ("key", "image", "label", "caption")}
-    for name, value in others.items():
-        if isinstance(value, bytes):
-            if not _SUFFIX.fullmatch(name) or name in (*_TAKEN, image):
-                do = "rename the column, or use --format parquet or arrow"
-                raise DatasetError(Problem(file, f"a column '{name}' of bytes", "a name that can be a member's suffix", do, key=row["key"]))
-            yield name, value
-    plain = {name: _plain(value, name, file) for name, value in others.items() if not isinstance(value, bytes)}
+    others = [column for column in schema if column.name not in ROW_FIELDS]
+    own = [column.name for column in others if holds_bytes(column.type)]
+    for name in own:
+        if not _SUFFIX.fullmatch(name) or name in (*_TAKEN, image):
+            do = "rename the column, or use --format parquet or arrow"
+            raise DatasetError(Problem(file, f"a column '{name}' of bytes", "a name that can be a member's suffix", do, key=row["key"]))
+        if name in row:
+            yield name, row[name]
+    plain = {column.name: _plain(row.get(column.name), column.name, file) for column in others if column.name not in own}
     if plain:
-        suffix = "columns.json" if "json" in others else "json"
+        suffix = "columns.json" if "json" in schema.names else "json"
         yield suffix, json.dumps(plain, ensure_ascii=False, sort_keys=True, allow_nan=False, default=str).encode()
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether the values of a type are bytes, which become members of their own."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(check(plain) for check in checks)
 
 
 def _plain(value: Any, name: str, file: str) -> Any:
@@ -49,14 +60,14 @@ def _plain(value: Any, name: str, file: str) -> Any:
         return None
     if isinstance(value, dict):
         return {str(key): _plain(part, name, file) for key, part in value.items()}
-    return [_plain(part, name, file) for part in value] if isinstance(value, list) else value
+    return [_plain(part, name, file) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def write_rows(rows: Iterable[Row], image: str, file: str, out: BinaryIO) -> None:
+def write_rows(rows: Iterable[Row], image: str, file: str, schema: pa.Schema, out: BinaryIO) -> None:
     """Write rows as a tar of samples, each member under the encoded key; the bytes depend on the rows alone."""
     for row in rows:
         stem = encode_key(row["key"])
-        for suffix, content in row_members(row, image, file):
+        for suffix, content in row_members(row, image, file, schema):
             out.write(make_header(f"{stem}.{suffix}", len(content)))
             out.write(pad_block(content))
     out.write(bytes(2 * BLOCK))

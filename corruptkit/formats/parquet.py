@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,19 +22,23 @@ from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
 from corruptkit.formats.table import (
     Cursor,
     Fields,
+    check_names,
     default_rule,
     edited_tables,
     find_fields,
     find_image,
     fit_table,
     has_path,
+    lacks_bytes,
+    needs_images,
     read_table_row,
     read_table_rows,
     scan_tables,
     standard_tables,
 )
 
-_PIECE = 1024  # rows read at a time
+_PIECE_ROWS, _PIECE_BYTES = 1024, 32 << 20  # read at a time, at most and about
+_LARGEST_GROUP = 1 << 30  # bytes of a row group that is read as one piece: of 2 GiB, pyarrow makes no nested column
 _BUFFER = 4 << 20
 # As `datasets` writes them, so that a chunk store finds what stays; bytes.
 _CHUNKS = {"min_chunk_size": 256 << 10, "max_chunk_size": 1 << 20, "norm_level": 0}
@@ -45,10 +50,36 @@ def _open_file(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         with file.open("rb") as content:
             # No threads that read ahead: they can outlive the interpreter and abort it at exit.
-            yield pq.ParquetFile(content, pre_buffer=False, buffer_size=_BUFFER)
+            parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=_BUFFER)
+            check_names(parquet.schema_arrow, file)
+            yield parquet
+    except pa.ArrowNotImplementedError as error:
+        found = f"pyarrow cannot read it: {str(error).splitlines()[0]:.100}"
+        do = "write the shard anew, in smaller row groups and without nested columns of 2 GiB"
+        raise DatasetError(Problem(str(file), found, do=do)) from None
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # UnicodeDecodeError: of a column's name
         found = f"it cannot be read: {str(error).splitlines()[0]:.100}"
         raise DatasetError(Problem(str(file), found, "a whole Parquet file", "fetch or write the shard anew")) from None
+
+
+def _read_pieces(parquet: pq.ParquetFile, groups: list[int] | None = None, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A file, or some of its row groups and columns, piece by piece."""
+    batches = parquet.iter_batches(_piece_rows(parquet), row_groups=groups, columns=columns, use_threads=False)
+    return (pa.Table.from_batches([batch]) for batch in batches)
+
+
+def _piece_rows(parquet: pq.ParquetFile) -> int:
+    """How many rows are read at a time: those that fill a piece in the row group whose rows are the largest."""
+    groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+    largest = max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, min(_PIECE_ROWS, int(_PIECE_BYTES / max(largest, 1))))
+
+
+def _read_whole(parquet: pq.ParquetFile, group: int) -> pa.Table:
+    """A row group."""
+    if parquet.metadata.row_group(group).total_byte_size < _LARGEST_GROUP:
+        return parquet.read_row_group(group, use_threads=False)
+    return pa.concat_tables(_read_pieces(parquet, [group]))
 
 
 def read_schema(file: Path) -> pa.Schema:
@@ -78,15 +109,37 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
             pieces: Iterator[pa.Table] = (pa.Table.from_batches([batch]) for batch in batches)
         else:  # the order alone names the rows
             pieces = iter([pa.table({"": pa.nulls(parquet.metadata.num_rows)})])
-        return scan_tables(pieces, fields, shard, schema, exclude=exclude)
+        empty = _find_nulls(parquet, fields.image) if needs_images(fields, shard) else np.zeros(0, np.int64)
+        return scan_tables(pieces, fields, shard, schema, empty, exclude=exclude)
+
+
+def find_nulls(shard: Shard, name: str) -> Any:
+    """The positions of the rows that hold nothing in a column of bytes, or in their image."""
+    with _open_file(shard.file) as parquet:
+        column = find_fields(parquet.schema_arrow, shard.layout, str(shard.file)).image if name == "image" else name
+        return _find_nulls(parquet, column) if column in parquet.schema_arrow.names else np.arange(parquet.metadata.num_rows)
+
+
+def _find_nulls(parquet: pq.ParquetFile, column: str) -> Any:
+    """The ascending positions of rows without bytes; only row groups that count some, or do not count them, are read."""
+    leaf = f"{column}.bytes" if pa.types.is_struct(parquet.schema_arrow.field(column).type) else column
+    paths = (f"{parquet.schema.column(number).path}." for number in range(parquet.metadata.num_columns))
+    place = next(number for number, path in enumerate(paths) if path.startswith(f"{leaf}."))
+    found, start = [np.zeros(0, np.int64)], 0
+    for number in range(parquet.num_row_groups):
+        counts = parquet.metadata.row_group(number).column(place).statistics
+        if counts is None or not counts.has_null_count or counts.null_count:
+            masks = [lacks_bytes(piece[column]) for piece in _read_pieces(parquet, [number], [leaf])]
+            found.append(np.flatnonzero(np.concatenate([np.zeros(0, bool), *masks])) + start)
+        start += parquet.metadata.row_group(number).num_rows
+    return np.concatenate(found)
 
 
 def read_tables(shard: Shard, edits: Mapping[str, RowEdit], schema: pa.Schema) -> Iterator[tuple[pa.Array, pa.Table]]:
     """The rows of a shard in pieces, edits applied, with the paths of their images."""
     with _open_file(shard.file) as parquet:
         fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
-        pieces = (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(_PIECE, use_threads=False))
-        for paths, table in standard_tables(pieces, fields, shard, edits):
+        for paths, table in standard_tables(_read_pieces(parquet), fields, shard, edits):
             yield paths, fit_table(table, schema, shard.file)
 
 
@@ -94,8 +147,7 @@ def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str,
     """Every row of a shard, edits applied, with its image's name."""
     with _open_file(shard.file) as parquet:
         fields = find_fields(parquet.schema_arrow, shard.layout, str(shard.file))
-        pieces = (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(_PIECE, use_threads=False))
-        yield from read_table_rows(pieces, fields, shard, edits)
+        yield from read_table_rows(_read_pieces(parquet), fields, shard, edits)
 
 
 def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
@@ -119,7 +171,7 @@ def _group_rows(file: Path, mtime_ns: int) -> list[int]:  # noqa: ARG001 - a cha
 @lru_cache(maxsize=2)
 def _read_group(file: Path, group: int, mtime_ns: int, layout: Layout) -> tuple[pa.Table, Fields]:  # noqa: ARG001 - the same
     with _open_file(file) as parquet:
-        return parquet.read_row_group(group, use_threads=False), find_fields(parquet.schema_arrow, layout, str(file))
+        return _read_whole(parquet, group), find_fields(parquet.schema_arrow, layout, str(file))
 
 
 def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]:
@@ -135,7 +187,7 @@ def rewrite_shard(shard: Shard, edits: Mapping[str, RowEdit], out: BinaryIO) -> 
     """
     with _open_file(shard.file) as parquet:
         cursor = Cursor(find_fields(parquet.schema_arrow, shard.layout, str(shard.file)), shard, edits)
-        groups = (parquet.read_row_group(number, use_threads=False) for number in range(parquet.num_row_groups))
+        groups = (_read_whole(parquet, number) for number in range(parquet.num_row_groups))
         with pq.ParquetWriter(out, parquet.schema_arrow, **_same_options(parquet)) as writer:
             for table in edited_tables(groups, cursor):
                 writer.write_table(table, row_group_size=max(len(table), 1))

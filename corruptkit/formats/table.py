@@ -34,6 +34,7 @@ class Fields(NamedTuple):
     label: str
     caption: str
     others: tuple[str, ...]
+    hidden: tuple[str, ...]  # columns whose names rows have for others
 
     def needed(self, schema: pa.Schema) -> list[str]:
         """The columns that an index is made of: an image's path without its bytes."""
@@ -61,8 +62,19 @@ def find_fields(schema: pa.Schema, layout: Layout, file: str) -> Fields:
     found["image"] = layout.columns.image or find_image(schema)
     for field in ("key", "label", "caption", "image"):
         _check_type(schema, found[field], field, file)
-    others = tuple(name for name in schema.names if name not in found.values() and name not in ROW_FIELDS)
-    return Fields(**found, others=others)
+    others = [name for name in schema.names if name not in found.values()]
+    hidden = tuple(name for name in others if name in ROW_FIELDS)
+    return Fields(**found, others=tuple(name for name in others if name not in hidden), hidden=hidden)
+
+
+def check_names(fields: Iterable[pa.Field], file: Path) -> None:
+    """Refuse a schema in which a name says not which column is meant, at any depth."""
+    held = list(fields)
+    names = [field.name for field in held]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DatasetError(Problem(str(file), f"two columns '{twice[0]}'", "one column of each name", "rename one of them"))
+    for field in held:
+        check_names((field.type.field(number) for number in range(field.type.num_fields)), file)
 
 
 def _usual_column(schema: pa.Schema, field: str) -> str:
@@ -71,10 +83,8 @@ def _usual_column(schema: pa.Schema, field: str) -> str:
 
 def find_image(schema: pa.Schema) -> str:
     """The column of images where none is named: the usual one, else the first that holds bytes and a path."""
-    usual = _usual_column(schema, "image")
-    if usual and _image_type(schema.field(usual).type):
-        return usual
-    return next((field.name for field in schema if has_path(schema, field.name)), "")
+    usual = [name for name in _USUAL["image"] if name in schema.names and _image_type(schema.field(name).type)]
+    return next((name for name in (*usual, *schema.names) if name in usual or has_path(schema, name)), "")
 
 
 def has_path(schema: pa.Schema, image: str) -> bool:
@@ -129,6 +139,11 @@ def read_conditions(table: pa.Table, fields: Fields, shard: Shard, first: int) -
 
 def _bad(shard: Shard, found: str, expected: str, key: str = "") -> DatasetError:
     return DatasetError(Problem(str(shard.file), found, expected, "mend the row, or leave such rows out with --bad exclude", key=key))
+
+
+def _no_image(shard: Shard, key: str) -> DatasetError:
+    do = "store the images' bytes in the file, or leave such rows out with --bad exclude"
+    return DatasetError(Problem(str(shard.file), "an image without bytes", "an image in every row", do, key=key))
 
 
 def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -199,7 +214,7 @@ def image_paths(table: pa.Table, fields: Fields, shard: Shard, faults: dict[int,
 
 
 def _path_keys(paths: pa.Array, rule: str, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
-    keyer, keys = make_keyer(rule), list[str | None]()
+    keyer, keys = make_keyer(rule, str(shard.file)), list[str | None]()
     for row, path in enumerate(paths.to_pylist()):
         try:
             keys.append(None if path is None else keyer(strip_suffix(path), shard.name, 0))
@@ -218,13 +233,28 @@ def _check_keys(keys: pa.Array, shard: Shard, faults: dict[int, DatasetError]) -
     return keys
 
 
-def scan_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, schema: pa.Schema, *, exclude: bool) -> Scan:
-    """A shard's rows of the index from the pieces of its table; lengths and offsets are 0."""
+def lacks_bytes(column: pa.ChunkedArray | pa.Array) -> Any:
+    """Where a column of bytes, or of images, holds none; of the bytes themselves nothing is read."""
+    return np.asarray(pc.is_null(pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column))
+
+
+def needs_images(fields: Fields, shard: Shard) -> bool:
+    """Whether a row without an image is a bad one: in tables, but not in those that were made of samples without images."""
+    return bool(fields.image) and shard.layout.key_encoding == "source"
+
+
+def scan_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, schema: pa.Schema, empty: Any, *, exclude: bool) -> Scan:
+    """A shard's rows of the index from the pieces of its table; lengths and offsets are 0.
+
+    `empty` holds the ascending positions of rows whose images hold no bytes.
+    """
     rejects, digest = Rejects(exclude=exclude), xxh3_64()
     pieces, position = [SCANNED.empty_table()], 0
     first = shard.first_row
     for table in tables:
         found = read_conditions(table, fields, shard, first)
+        for row in (empty[slice(*np.searchsorted(empty, (position, position + len(table))))] - position).tolist():
+            found.faults.setdefault(row, _no_image(shard, str(found.keys[row].as_py() or f"row {position + row}")))
         for row, error in sorted(found.faults.items()):
             if position + row not in shard.skip:
                 rejects(position + row, error)
@@ -239,7 +269,8 @@ def scan_tables(tables: Iterable[pa.Table], fields: Fields, shard: Shard, schema
         first += len(pieces[-1])
     kinds = tuple(f"{name}: {schema.field(name).type}" for name in fields.others)
     digest.update("\0".join(kinds).encode())
-    return Scan(pa.concat_tables(pieces), tuple(rejects.found), digest.hexdigest(), fields.others, ("",) if fields.image else ())
+    images = ("",) if fields.image else ()
+    return Scan(pa.concat_tables(pieces), tuple(rejects.found), digest.hexdigest(), fields.others, images, fields.hidden)
 
 
 def _bytes_of(table: pa.Table) -> pa.Buffer:
@@ -261,7 +292,8 @@ class Cursor:
         """The next piece with its edits applied, whole; the keys of its rows, and where they stand in it."""
         skip = [place - self._position for place in self._shard.skip]
         kept = np.setdiff1d(np.arange(len(table)), skip) if skip else np.arange(len(table))
-        rows = table if len(kept) == len(table) else table.take(pa.array(kept))
+        slim = _select_keys(table, self._fields)
+        rows = slim if len(kept) == len(table) else slim.take(pa.array(kept))
         faults = dict[int, DatasetError]()
         keys = _read_keys(rows, self._fields, self._shard, self._first, faults)
         for error in faults.values():
@@ -282,6 +314,16 @@ class Cursor:
         """Refuse edits whose rows were not there."""
         if self._left:
             raise changed_source(self._shard.file, min(self._left), "the row is not there")
+
+
+def _select_keys(table: pa.Table, fields: Fields) -> pa.Table:
+    """What keys are made of, so that no image is copied for them."""
+    if fields.key or not has_path(table.schema, fields.image):
+        return table.select([fields.key]) if fields.key else pa.table({"": pa.nulls(len(table))})
+    paths = [pa.StructArray.from_arrays([part], ["path"]) for part in pc.struct_field(table[fields.image], "path").chunks]
+    return pa.table(
+        {fields.image: pa.chunked_array(paths, pa.struct([("path", table.schema.field(fields.image).type.field("path").type)]))}
+    )
 
 
 def count_leftovers(others: pa.Table, edits: Mapping[int, RowEdit]) -> int:
@@ -452,7 +494,7 @@ def _row_key(values: Mapping[str, Any], fields: Fields, shard: Shard, number: in
     if fields.key:
         key = values[fields.key]
     else:
-        key = make_keyer(rule)(strip_suffix(path), shard.name, number) if path or rule == "ordinal" else None
+        key = make_keyer(rule, str(shard.file))(strip_suffix(path), shard.name, number) if path or rule == "ordinal" else None
     if key is None:
         raise changed_source(shard.file, f"row {number}", "no key")
     return str(key)

@@ -32,7 +32,7 @@ from corruptkit.formats.conditions import (
     telling_text,
     tells_old,
 )
-from corruptkit.formats.keys import check_key, decode_key, make_keyer
+from corruptkit.formats.keys import Keyer, check_key, decode_key, make_keyer
 from corruptkit.formats.layout import ROW_FIELDS, SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
 from corruptkit.formats.tar import Member, Read, Window, pad_block, resize_headers, walk_members
 
@@ -121,7 +121,7 @@ def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterat
 
 def group_samples(read: Read, size: int, shard: Shard, start: int | None = None, on_bad: OnBad | None = None) -> Iterator[Sample]:
     """The samples of a shard, or of the bytes [start, size) cut out of one; bad ones are handed to `on_bad`, or raised."""
-    keyer, name, skip = make_keyer(shard.layout.key_rule), shard.file.name, shard.skip if start is None else ()
+    keyer, name, skip = _find_keyer(shard), shard.file.name, shard.skip if start is None else ()
     ordinal = shard.first_row
     for position, (stem, parts, twice) in enumerate(_walk_groups(read, size, shard.file, start)):
         if position in skip:
@@ -138,6 +138,13 @@ def group_samples(read: Read, size: int, shard: Shard, start: int | None = None,
         yield Sample(key, stem, parts, members[0].start, members[-1].end, position)  # a walk goes up
 
 
+def _find_keyer(shard: Shard) -> Keyer:
+    """Encoded keys stand in the names: the rule was that of another layout."""
+    if shard.layout.key_encoding == "percent":
+        return lambda stem, *_: decode_key(stem)
+    return make_keyer(shard.layout.key_rule, str(shard.file))
+
+
 def _sample_key(stem: str, parts: dict[str, Member], twice: str, key: str | None, read: Read, shard: Shard) -> str:
     """The key of a sample that may be one."""
     file = shard.file
@@ -146,9 +153,7 @@ def _sample_key(stem: str, parts: dict[str, Member], twice: str, key: str | None
         raise DatasetError(Problem(str(file), "an empty key", "a name before the first dot", "rename the member", key=name))
     if twice:
         raise DatasetError(Problem(str(file), f"two members .{twice}", "one of each suffix", "rename one of them", key=stem))
-    if shard.layout.key_encoding == "percent":
-        key = decode_key(stem)
-    elif key is None:
+    if key is None:
         key = _json_key(stem, parts, read, file, shard.layout.key_rule.removeprefix("json:"))
     return key if key.isalnum() else check_key(key, str(file))
 
@@ -222,8 +227,9 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
         digest.update(column.tobytes())
     others = {suffix for shape in shapes for suffix in other_suffixes(shape, shard.layout.columns)}
     images = {_image_suffix(shape, shard.layout.columns) or "" for shape in shapes} - {""}
+    hidden = {suffix for shape in shapes for suffix in _hidden_suffixes(shape, shard.layout.columns)}
     table = pa.table(columns, schema=SCANNED)
-    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)))
+    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)), tuple(sorted(hidden)))
 
 
 def patch_shard(
@@ -363,8 +369,18 @@ def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> Row:
 
 def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
     """The members of a sample that a row holds besides its fields; a member named as a field would hide it, and is left out."""
-    used = {"__key__", _image_suffix(suffixes, columns), columns.suffix("label"), columns.suffix("caption"), *ROW_FIELDS}
+    used = {"__key__", *_field_suffixes(suffixes, columns), *ROW_FIELDS}
     return [suffix for suffix in suffixes if suffix not in used]
+
+
+def _hidden_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
+    """The members that are left out, since a field of rows has their name."""
+    used = _field_suffixes(suffixes, columns)
+    return [suffix for suffix in suffixes if suffix in ROW_FIELDS and suffix not in used]
+
+
+def _field_suffixes(suffixes: Iterable[str], columns: Columns) -> tuple[str | None, str, str]:
+    return _image_suffix(suffixes, columns), columns.suffix("label"), columns.suffix("caption")
 
 
 def _image_suffix(suffixes: Iterable[str], columns: Columns) -> str | None:

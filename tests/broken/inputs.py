@@ -36,6 +36,7 @@ class ReadRight(NamedTuple):
 
     words: str
     rows: list[dict[str, Any]]
+    forms: tuple[str, ...] = ("webdataset", "parquet", "arrow", "overlay")  # that can hold it
 
 
 def member(name: str, content: bytes = b"", *, form: int = tarfile.USTAR_FORMAT, pax: dict[str, str] | None = None, **fields: Any) -> bytes:

@@ -10,6 +10,7 @@ from corruptkit.errors import CatalogError, DatasetError
 from corruptkit.formats.keys import check_key, check_rule, make_keyer
 from tests.corruptkit.strategies import examples
 
+FILE = "src/train-0003.tar"
 PLACE = ("n01440764/n01440764_10026", "train-0003.tar", 41)
 
 
@@ -29,11 +30,11 @@ PLACE = ("n01440764/n01440764_10026", "train-0003.tar", 41)
 )
 def test_rule_yields_the_key(rule: str, key: str | None) -> None:
     assert check_rule(rule) == rule
-    assert make_keyer(rule)(*PLACE) == key
+    assert make_keyer(rule, FILE)(*PLACE) == key
 
 
 def test_stem_of_a_sample_without_folder_is_the_sample() -> None:
-    assert make_keyer("stem")("0001", "a.tar", 0) == "0001"
+    assert make_keyer("stem", FILE)("0001", "a.tar", 0) == "0001"
 
 
 @pytest.mark.parametrize(
@@ -67,13 +68,13 @@ def test_unknown_rule_is_refused_with_the_nearest_word(rule: str, said: str) -> 
 
 @pytest.mark.parametrize("rule", ["regex:(z+)", "regex:(z)?n"])
 def test_sample_without_a_match_is_named(rule: str) -> None:
-    with pytest.raises(DatasetError, match=r"^train-0003\.tar, n01440764/n01440764_10026: no match of .*; mend the --key rule$"):
-        make_keyer(rule)(*PLACE)
+    with pytest.raises(DatasetError, match=r"^src/train-0003\.tar, n01440764/n01440764_10026: no match of .*; mend the --key rule$"):
+        make_keyer(rule, FILE)(*PLACE)
 
 
-def test_empty_match_is_an_empty_key() -> None:
-    with pytest.raises(DatasetError, match="an empty key"):
-        check_key(str(make_keyer("regex:(z*)")(*PLACE)), "a.tar")
+def test_empty_group_is_told_by_its_rule() -> None:
+    with pytest.raises(DatasetError, match=r"^src/train-0003\.tar, n01440764/n01440764_10026: an empty group of .*; mend the --key rule$"):
+        make_keyer("regex:(z*)", FILE)(*PLACE)
 
 
 @pytest.mark.parametrize(
