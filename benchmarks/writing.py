@@ -5,8 +5,8 @@
 Shards with 30 kB and 100 kB images, swap 0.05. All take turns in one run, with the source in memory:
 
 - `cp --reflink=never` of all shards, then fsync of each: the limit of whoever moves every byte, in one process
-- `write_variant`: everything to the synced manifest, SHA-256 of each shard included; in this process, which copies in one thread and digests in
-  another (what the command line does on 2 cores), or in 2 worker processes, their start included
+- `write_variant`: everything to the synced manifest, SHA-256 of each shard included: in this process, which copies in one thread and
+  digests in another (what the command line does on 2 cores), or in 2 worker processes, their start included
 - `copy, no SHA-256`: the function that copies a shard with its edits, and fsync, in this process, without a digest
 - `a worker's start`: a Python that imports what a worker needs; two of them start side by side, however much there is to write
 - webdataset: `WebDataset` undecoded, the same captions changed in .txt and .json, `TarWriter(mtime=0)`, fsync
