@@ -70,7 +70,7 @@ def _compare_again(variant: Dataset, source: Dataset, edits: pa.Table) -> None:
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / FOLDER / PARTIAL).mkdir(parents=True)
-        tasks = make_tasks(source, compose_edits(edits), scratch, format, "again")
+        tasks = make_tasks(source, compose_edits(edits), scratch, format, "again", null_label=variant.null_label)
         if [task.name for task in tasks] != [shard.relative_to(variant.root).as_posix() for shard in variant.shards]:
             found, expected = f"{len(variant.shards)} shards", f"the {len(tasks)} that its source gives, by name"
             raise IntegrityError(Problem(str(variant.path), found, expected, "name the source it was made of"))

@@ -216,7 +216,7 @@ class Dataset:
         kinds = datasets.Features.from_arrow_schema(self.schema())
         if "image" in kinds:
             kinds["image"] = datasets.Image()
-        if "label" in kinds and self.layout.class_names:
+        if "label" in kinds and self.layout.class_names and not self.null_label:
             kinds["label"] = datasets.ClassLabel(names=list(self.layout.class_names))
         numbers = list(range(len(self.shards)))
         return datasets.IterableDataset.from_generator(

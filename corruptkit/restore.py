@@ -140,7 +140,7 @@ def _copy_beside(source: Dataset, target: Path, partial: Path, mark: str) -> Non
     _copy_carried(folder_beside(source), target, partial)
     if source.layout.format == "arrow":
         names = [shard.relative_to(source.root).as_posix() for shard in source.shards]
-        for name, content in describe_folder(source, names, mark).items():
+        for name, content in describe_folder(source, names, mark, null_label=source.null_label).items():
             write_atomic(target / name, content, partial)
 
 

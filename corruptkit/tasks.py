@@ -96,14 +96,20 @@ def folder_beside(dataset: Dataset) -> Path:
     return dataset.root
 
 
-def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Format, variant_id: str) -> list[ShardTask]:
-    """The tasks that write a variant: one a shard of the source; 10,000 images each of a folder of images, in the order of hashes."""
+def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Format, variant_id: str, *, null_label: bool) -> list[ShardTask]:
+    """The tasks that write a variant: one a shard of the source; 10,000 images each of a folder of images, in the order of hashes.
+
+    `null_label` says whether the variant declares one: `datasets` reads no class above those that have names.
+    """
     if format == "overlay":
         return []
     index = dataset.index()
     edits, keys, stats = map_edits(composed, index), index.column("key"), index.meta.shards
     converts = format != dataset.layout.format
-    more: dict[str, Any] = {"class_names": dataset.layout.class_names}
+    if null_label and not converts and format != "webdataset" and dataset.layout.class_names:
+        found, do = "classes with names, and none for the null label", "write another format or an overlay"
+        raise DatasetError(Problem(str(dataset.shards[0]), found, f"a {format} that `datasets` reads", do))
+    more: dict[str, Any] = {"class_names": () if null_label else dataset.layout.class_names}
     if converts:
         more |= {"schema": rows_schema(dataset, format), "image": dataset.image_suffix()}
     if dataset.layout.format == "imagefolder":
@@ -242,13 +248,13 @@ def _image_rows(task: ShardTask, edits: Mapping[str, RowEdit]) -> Iterator[tuple
         raise DatasetError(Problem(str(task.source.root), f"no image of the key '{min(left)}'", do="the source has changed: plan again"))
 
 
-def describe_folder(dataset: Dataset, names: Sequence[str], mark: str) -> dict[str, bytes]:
+def describe_folder(dataset: Dataset, names: Sequence[str], mark: str, *, null_label: bool) -> dict[str, bytes]:
     """What stands beside Arrow shards for `load_from_disk`."""
     if dataset.layout.format == "arrow":
         path = dataset.root / "dataset_info.json"
         info = path.read_bytes() if path.is_file() else b"{}"
     else:
-        features = describe_features(stored_schema(dataset.schema(), ()), dataset.layout.class_names)
+        features = describe_features(stored_schema(dataset.schema(), ()), () if null_label else dataset.layout.class_names)
         info = json.dumps({"features": features} if features else {}, indent=2).encode()
     return {"dataset_info.json": info, "state.json": describe_state(names, dataset.split, mark)}
 

@@ -27,6 +27,7 @@ from corruptkit.formats.sidecar import carried_files, check_sidecar
 from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.manifest import FOLDER, FileRecord, Manifest, SourceRecord, SourceShard, checksum_line, describe_circumstance, utc_now
 from corruptkit.plan import Plan
+from corruptkit.recipe import drops_labels
 from corruptkit.target import PARTIAL, claim_target, drop_failed, refuse_overlap
 from corruptkit.tasks import (
     Format,
@@ -74,7 +75,7 @@ def write_variant(
         with lock_folder(target), drop_failed(target, made=made):
             finished = claim_target(target, plan, format, source, [stat.mtime_ns for stat in dataset.index().meta.shards])
             if finished is None:
-                tasks = make_tasks(dataset, plan.composed, target, format, plan.variant_id)
+                tasks = make_tasks(dataset, plan.composed, target, format, plan.variant_id, null_label=_declares_null(dataset, plan))
                 _check_space(target, tasks, plan)
                 found = map_shards(write_shard, tasks, workers)
                 done = list(watch(found, len(tasks)) if watch else found)
@@ -106,6 +107,10 @@ def _warn_leftovers(target: Path, count: int) -> None:
     if count:
         found = f"{count} edited rows still tell their old caption, in other columns, in other members or in other fields of a .json"
         warnings.warn(str(Problem(str(target), found, do="let no training read them")), LeftoverWarning, stacklevel=3)
+
+
+def _declares_null(dataset: Dataset, plan: Plan) -> bool:
+    return dataset.null_label or drops_labels(plan.identity["recipe"])
 
 
 def _check_source(dataset: Dataset, plan: Plan) -> None:
@@ -175,7 +180,7 @@ def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[Shard
         for source in carried_files(folder_beside(dataset), format not in ("overlay", dataset.layout.format))
     }
     if format == "arrow":
-        contents |= describe_folder(dataset, [part.shard.name for part in done], plan.variant_id)
+        contents |= describe_folder(dataset, [part.shard.name for part in done], plan.variant_id, null_label=_declares_null(dataset, plan))
     for name, content in contents.items():
         write_atomic(target / name, content, partial)
     return [describe_file(target, name) for name in dict.fromkeys([*names, *contents])] + [part.sidecar for part in done if part.sidecar]

@@ -12,12 +12,15 @@ import corruptkit as ck
 from corruptkit.cli import main
 from corruptkit.corruptions.rows import Decision
 from corruptkit.draws import Draws
-from corruptkit.errors import CatalogError
+from corruptkit.errors import CatalogError, DatasetError
 from tests.corruptkit.shards import Row, make_rows, write_shards
 from tests.corruptkit.strategies import index_rows
 
 ROWS = [Row("a", 0, "a cat"), Row("b", 1, ""), Row("c", 2, None), Row("d", None, "a photo of a cat"), Row("e", 1, "a photo of a dog")]
 NAMES = ("cat", "dog", "none")
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c636064620600000e0007d76fe4780000000049454e44ae426082"
+)
 
 
 def decide(corruption: ck.Drop | ck.Constant, rows: list[Row] = ROWS, *, classes: int = 3, null_label: bool = False) -> Decision:
@@ -105,3 +108,39 @@ def test_template_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["verify", str(tmp_path / "out"), "--source", str(tmp_path / "source")]) == 0
     assert main(["make", *words, "--out", str(tmp_path / "none")]) == 2
     assert "needs names; state names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_datasets_reads_a_null_label_beside_named_classes(form: str, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    for number in range(8):
+        path = tmp_path / "folder" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PNG)
+    source, recipe = ck.open_dataset(tmp_path / "folder"), ck.Recipe(seed=0, chain=[ck.Drop(ratio="0.5", mode="label")])
+    ck.write_variant(source, ck.make_plan(recipe, source.index()), tmp_path / "out", form)
+    assert ck.verify(tmp_path / "out", source=tmp_path / "folder", deep=True).problems == ()
+    if form == "parquet":
+        files = str(tmp_path / "out" / "data" / "*.parquet")
+        found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    else:
+        found = datasets.load_from_disk(str(tmp_path / "out"))
+    labels = [row["label"] for row in found]
+    assert labels.count(2) == 4
+    assert labels == [row["label"] for row in ck.open_dataset(tmp_path / "out").to_datasets()]
+    assert sorted(labels) == sorted(row["label"] for row in source.with_recipe(recipe).to_datasets())
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_table_of_named_classes_takes_no_null_label(form: str, tmp_path: Path) -> None:
+    """Its own description stays as it is, and `datasets` would not read what it does not describe."""
+    (tmp_path / "folder" / "cat").mkdir(parents=True)
+    (tmp_path / "folder" / "cat" / "0.png").write_bytes(PNG)
+    folder = ck.open_dataset(tmp_path / "folder")
+    ck.write_variant(folder, ck.make_plan(ck.Recipe(seed=0, chain=[ck.Flip(ratio=0)]), folder.index()), tmp_path / "named", form)
+    source, recipe = ck.open_dataset(tmp_path / "named"), ck.Recipe(seed=0, chain=[ck.Drop(ratio=1, mode="label")])
+    plan = ck.make_plan(recipe, source.index())
+    with pytest.raises(DatasetError, match="classes with names, and none for the null label"):
+        ck.write_variant(source, plan, tmp_path / "out", form)
+    ck.write_variant(source, plan, tmp_path / "overlay", "overlay")
+    assert [row["label"] for row in ck.open_dataset(tmp_path / "overlay").rows()] == [1]
