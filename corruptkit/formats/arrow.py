@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from corruptkit.errors import DatasetError, Problem
+from corruptkit.formats.cells import read_table_row, read_table_rows
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
 from corruptkit.formats.splits import check_split, hub_name
@@ -29,8 +30,6 @@ from corruptkit.formats.table import (
     has_path,
     lacks_bytes,
     needs_images,
-    read_table_row,
-    read_table_rows,
     scan_tables,
     standard_tables,
 )

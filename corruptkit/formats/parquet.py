@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corruptkit.errors import DatasetError, Problem
+from corruptkit.formats.cells import read_table_row, read_table_rows
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
 from corruptkit.formats.table import (
@@ -31,8 +32,6 @@ from corruptkit.formats.table import (
     has_path,
     lacks_bytes,
     needs_images,
-    read_table_row,
-    read_table_rows,
     scan_tables,
     standard_tables,
 )
