@@ -225,7 +225,8 @@ def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
 def _name_flag(problem: Problem, kind: str) -> Problem:
     """A problem of a recipe that was given as flags, by the flag it came from."""
     field = problem.key.rpartition(".")[2]
-    return replace(problem, file=f"--{field}" if field in (*_STAGE_FLAGS, "seed") else f"--{kind}", key="")
+    flag = f"--{field}" if field in (*_STAGE_FLAGS, "seed") else f"--{kind}"
+    return replace(problem, file=flag, key="", do=problem.do.replace(problem.key, flag) if problem.key else problem.do)
 
 
 def _source_flags(args: Namespace) -> dict[str, Any]:
