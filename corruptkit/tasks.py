@@ -27,7 +27,7 @@ from corruptkit.formats.conditions import RowEdit, chain_edits, still_tells
 from corruptkit.formats.layout import ROW_FIELDS, KeyEncoding, Row, Shard, Spot, pack_rows
 from corruptkit.formats.members import write_rows
 from corruptkit.formats.sidecar import name_edits, rewrite_pair, sidecar_leftovers, sidecar_of
-from corruptkit.formats.table import count_leftovers
+from corruptkit.formats.table import class_names, count_leftovers
 from corruptkit.formats.webdataset import patch_shard
 from corruptkit.index import Index, ShardStat
 from corruptkit.manifest import FOLDER, FileRecord, ShardRecord
@@ -106,9 +106,8 @@ def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Forma
     index = dataset.index()
     edits, keys, stats = map_edits(composed, index), index.column("key"), index.meta.shards
     converts = format != dataset.layout.format
-    if null_label and not converts and format != "webdataset" and dataset.layout.class_names:
-        found, do = "classes with names, and none for the null label", "write another format or an overlay"
-        raise DatasetError(Problem(str(dataset.shards[0]), found, f"a {format} that `datasets` reads", do))
+    if null_label and not converts:
+        _refuse_named(dataset)
     more: dict[str, Any] = {"class_names": () if null_label else dataset.layout.class_names}
     if converts:
         more |= {"schema": rows_schema(dataset, format), "image": dataset.image_suffix()}
@@ -123,6 +122,17 @@ def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Forma
         spots = find_spots(index, shard, start, stop, mine.keys() | below.keys()) if patches else ()
         tasks.append(ShardTask(variant_id, shard, (stat,), stat.bytes, stat.rows, target, name, format, mine, below, spots=spots, **more))
     return tasks
+
+
+def _refuse_named(dataset: Dataset) -> None:
+    """Tables whose own description names the classes would keep it."""
+    reader = {"parquet": parquet, "arrow": arrow}.get(dataset.layout.format)
+    if reader is None or not dataset.shards:
+        return
+    shard = dataset.shards[0]
+    if class_names(reader.read_schema(shard), dataset.layout.columns.label):
+        found, do = "classes with names, and none for the null label", "write another format or an overlay"
+        raise DatasetError(Problem(str(shard), found, f"a {dataset.layout.format} shard that `datasets` reads", do))
 
 
 def find_spots(index: Index, shard: Shard, start: int, stop: int, keys: Collection[str]) -> tuple[tuple[Shard, Spot], ...]:
@@ -207,7 +217,7 @@ def _convert_shard(task: ShardTask, out: BinaryIO) -> int:
     """Write the rows of a shard in another format; how many of them still tell an old caption."""
     assert task.schema is not None, "a task that converts knows its rows"
     edits, shard, seen = join_edits(task.below, task.edits), task.source, _Count()
-    rows = _image_rows(task, edits) if task.spots or shard.layout.format == "imagefolder" else None
+    rows = _image_rows(task, edits) if shard.layout.format == "imagefolder" else None
     read = FORMATS[shard.layout.format]
     if task.format == "webdataset":
         found = read.read_rows(shard, edits) if rows is None else rows

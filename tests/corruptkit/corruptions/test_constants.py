@@ -129,6 +129,9 @@ def test_datasets_reads_a_null_label_beside_named_classes(form: str, tmp_path: P
     assert labels.count(2) == 4
     assert labels == [row["label"] for row in ck.open_dataset(tmp_path / "out").to_datasets()]
     assert sorted(labels) == sorted(row["label"] for row in source.with_recipe(recipe).to_datasets())
+    again = ck.open_dataset(tmp_path / "out")
+    ck.write_variant(again, ck.make_plan(ck.Recipe(seed=1, chain=[ck.Flip(ratio=1)]), again.index()), tmp_path / "again", form)
+    assert [row["label"] for row in ck.open_dataset(tmp_path / "again").rows()].count(2) == 4
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
