@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corruptkit.corruptions import Constant, Drop, Flip, Swap
+    from corruptkit.corruptions import Constant, Drop, Flip, Swap, Words
     from corruptkit.dataset import Dataset, open_dataset
     from corruptkit.diff import Difference, diff
     from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a name is imported when it is first used, so that `import corruptkit` costs nothing.
 _HOMES = {
-    "corruptions": ("Constant", "Drop", "Flip", "Swap"),
+    "corruptions": ("Constant", "Drop", "Flip", "Swap", "Words"),
     "dataset": ("Dataset", "open_dataset"),
     "diff": ("Difference", "diff"),
     "errors": ("CatalogError", "ConflictError", "CorruptkitError", "DatasetError", "IntegrityError", "Problem"),
@@ -54,6 +54,7 @@ __all__ = [
     "Recipe",
     "Swap",
     "Verification",
+    "Words",
     "diff",
     "load_recipe",
     "make_plan",

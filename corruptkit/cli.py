@@ -70,15 +70,19 @@ def _add_make(commands: Any) -> None:
             "--drop", metavar="R", help="share of captions to empty, or of labels to replace by the null label K (--mode label)"
         )
         kind.add_argument("--constant", metavar="R", help="share of captions to replace by one --text")
+        kind.add_argument("--words", metavar="R", help="share of captions whose words to edit, as much as --level says")
         kind.add_argument("--recipe", metavar="FILE", help="a recipe in TOML: a seed and a chain of corruptions")
         kind.add_argument("--variant", metavar="NAME", help="a variant of the catalog, such as openmoji/swap-0.05-s0")
         what.add_argument(
             "--mode",
             metavar="M",
-            help="flip: uniform (default), prior, within, pair, matrix, redraw; drop: caption, label; constant: text, template",
+            help="flip: uniform (default), prior, within, pair, matrix, redraw; swap: any (default), within, far, near; "
+            "drop: caption, label; constant: text, template; words: mixed (default), delete, duplicate, transpose, replace",
         )
         what.add_argument("--groups", metavar="FILE", help="groups of classes for --mode within (JSON)")
-        what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON or CSV)")
+        what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON, CSV, or a CSV true,predicted,count)")
+        what.add_argument("--embeddings", metavar="FILE", help="Parquet of key and embedding, for --swap --mode far or near")
+        what.add_argument("--level", type=_count, metavar="1-5", help="how many tenths of its words --words edits in a caption (default 1)")
         what.add_argument("--text", metavar="T", help="the caption that --constant gives; {} in it is the class name of --mode template")
         what.add_argument("--names", metavar="FILE", help="the class names, a JSON array of K texts, for --constant")
         what.add_argument(
@@ -125,6 +129,7 @@ def _add_readers(commands: Any) -> None:
     parser = _add_command(commands, "verify", "check a variant's bytes, conditions and plan")
     parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--source", metavar="PATH", help="the source: plan again from it and compare")
+    parser.add_argument("--embeddings", metavar="FILE", help="the file that --swap --mode far or near was given, to plan again")
     parser.add_argument("--deep", action="store_true", help="compare every byte of the shards with the source (needs --source)")
     parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
     parser = _add_command(commands, "restore", "write a variant's source back: tars byte for byte, Parquet and Arrow row by row")

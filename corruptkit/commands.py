@@ -33,7 +33,7 @@ from corruptkit.write import write_variant
 
 _EXAMPLES = 10
 # What a kind takes besides its ratio, by flag.
-_STAGE_FLAGS = ("mode", "groups", "matrix", "text", "names", "of")
+_STAGE_FLAGS = ("mode", "groups", "matrix", "embeddings", "level", "text", "names", "of")
 _SOURCE_FLAGS = ("split", "label_column", "caption_column", "image_column", "bad")
 
 
@@ -95,13 +95,13 @@ def _default_format(args: Namespace, dataset: Dataset) -> Format:
 def _read_overlay(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
     """The source of an overlay, and its recipe under its name."""
     place = local_path(args.overlay)
-    names = ("dataset", *KINDS, "recipe", "variant", *_STAGE_FLAGS, "seed", "key", "classes", *_SOURCE_FLAGS)
-    _refuse_flags(args, "--from", names)
+    said = [name for name in _STAGE_FLAGS if name != "embeddings"]  # the one thing that an overlay does not hold
+    _refuse_flags(args, "--from", ("dataset", *KINDS, "recipe", "variant", *said, "seed", "key", "classes", *_SOURCE_FLAGS))
     manifest = read_manifest(place)
     if manifest.circumstance.format != "overlay":
         found = f"a variant in the format {manifest.circumstance.format}"
         raise CatalogError(Problem(str(place), found, "an overlay", "state it as --source to corrupt it further"))
-    dataset, recipe = open_source(place, manifest, args.source), stored_recipe(place, manifest)
+    dataset, recipe = open_source(place, manifest, args.source), stored_recipe(place, manifest, args.embeddings)
     found = make_plan(recipe, dataset.index()).variant_id
     if found != manifest.variant_id:
         raise IntegrityError(Problem(str(place), f"planned again, it is {found}", manifest.variant_id, "do not use it"))
@@ -257,7 +257,9 @@ def _default_home(name: str) -> Path:
 
 
 def verify_variant(args: Namespace) -> Outcome:
-    found = verify(args.path, source=args.source, deep=args.deep, workers=_workers(args), watch=_watch("verify"))
+    found = verify(
+        args.path, source=args.source, embeddings=args.embeddings, deep=args.deep, workers=_workers(args), watch=_watch("verify")
+    )
     lines = [f"ok: {check}" for check in found.checks] + [f"problem: {problem}" for problem in found.problems]
     lines.append(
         f"{args.path}: {'NOT verified' if found.problems else f'verified, variant_id {found.manifest and found.manifest.variant_id}'}"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from corruptkit.corruptions.embeddings import Embeddings
 from corruptkit.digest import sha256_hex
 from corruptkit.edits import EditMap, compose_edits, edit_index, map_edits
 from corruptkit.engines.local import Watch
@@ -33,7 +34,7 @@ from corruptkit.formats.table import class_names
 from corruptkit.index import Index, Readable, ShardStat, find_index, skips
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from corruptkit.plan import make_plan
-from corruptkit.recipe import Recipe, drops_labels, recipe_from_identity
+from corruptkit.recipe import Recipe, drops_labels, load_embeddings, recipe_from_identity
 
 _NESTED = 16  # overlays over overlays, at most
 _BATCH = 256
@@ -413,13 +414,16 @@ def open_variant(place: Path, source: str | Path | None = None, *, depth: int = 
     return replace(opened, name=place.resolve().name, manifest=manifest, null_label=null_label)
 
 
-def stored_recipe(place: Path, manifest: Manifest) -> Recipe:
-    """The recipe of a variant, from its identity and the content that lies beside it."""
-    inputs = {}
+def stored_recipe(place: Path, manifest: Manifest, embeddings: str | Path | None = None) -> Recipe:
+    """The recipe of a variant, from its identity and the content that lies beside it; embeddings lie where they are said to."""
+    inputs: dict[str, bytes | Embeddings] = {}
     for record in manifest.files:
         if record.path.startswith(f"{FOLDER}/inputs/"):
             content = (place / record.path).read_bytes()
             inputs[sha256_hex(content)] = content
+    if embeddings is not None:
+        found = load_embeddings(local_path(embeddings))
+        inputs[found.digest] = found
     return recipe_from_identity(manifest.identity["recipe"], inputs, str(place / FOLDER / "manifest.json"))
 
 

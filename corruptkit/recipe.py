@@ -12,9 +12,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corruptkit.corruptions import KINDS, Corruption
+from corruptkit.corruptions.embeddings import Embeddings, read_embeddings
 from corruptkit.corruptions.fields import CANONICAL, Seed, Where
 from corruptkit.draws import Draws
-from corruptkit.errors import CatalogError, IntegrityError, Problem, validation_problems
+from corruptkit.errors import CatalogError, IntegrityError, Problem, split_message, validation_problems
 from corruptkit.manifest import RecipeIdentity
 
 
@@ -76,7 +77,15 @@ def drops_labels(identity: RecipeIdentity) -> bool:
     return any(stage.get("kind") == "drop" and stage.get("mode") == "label" for stage in identity["chain"])
 
 
-def recipe_from_identity(identity: RecipeIdentity, inputs: Mapping[str, bytes], file: str) -> Recipe:
+def load_embeddings(path: Path) -> Embeddings:
+    """Read the embeddings that a recipe names by their digest. Raises CatalogError."""
+    try:
+        return read_embeddings(path)
+    except ValueError as error:
+        raise CatalogError(split_message("--embeddings", str(error))) from None
+
+
+def recipe_from_identity(identity: RecipeIdentity, inputs: Mapping[str, bytes | Embeddings], file: str) -> Recipe:
     """The recipe that an identity describes, its content looked up by digest. Raises IntegrityError, CatalogError."""
     try:
         chain = [_restore_stage(entry, inputs, file) for entry in identity["chain"]]
@@ -86,21 +95,26 @@ def recipe_from_identity(identity: RecipeIdentity, inputs: Mapping[str, bytes], 
     return parse_recipe({"seed": identity["seed"], "chain": chain}, file)
 
 
-def _restore_stage(entry: Mapping[str, Any], inputs: Mapping[str, bytes], file: str) -> dict[str, Any]:
+def _restore_stage(entry: Mapping[str, Any], inputs: Mapping[str, bytes | Embeddings], file: str) -> dict[str, Any]:
     stage = {name: _restore_input(name, value, inputs, file) for name, value in entry.items()}
     if stage.get("where") is not None:
         stage["where"] = {name: _restore_input(name, value, inputs, file) for name, value in dict(stage["where"]).items()}
     return stage
 
 
-def _restore_input(name: str, value: Any, inputs: Mapping[str, bytes], file: str) -> Any:
+def _restore_input(name: str, value: Any, inputs: Mapping[str, bytes | Embeddings], file: str) -> Any:
     """A field's value; content that stands by its digest is a list, whatever it is, and so never taken for a path."""
+    if name == "embeddings":
+        if value not in inputs:
+            raise CatalogError(Problem(file, f"the recipe's embeddings {value} are not here", "their file", "state --embeddings FILE"))
+        return inputs[value]
     if name not in CANONICAL:
         return value
-    if value not in inputs:
+    content = inputs.get(value)
+    if not isinstance(content, bytes):
         raise IntegrityError(
             Problem(file, f"the recipe's {name} {value} is missing", "its content under .corruptkit/inputs", "do not use it")
         )
-    text = inputs[value].decode()
-    content = text.split("\n")[:-1] if name == "keys_file" else json.loads(text)
-    return content if isinstance(content, list) else [content]
+    text = content.decode()
+    found = text.split("\n")[:-1] if name == "keys_file" else json.loads(text)
+    return found if isinstance(found, list) else [found]

@@ -20,6 +20,7 @@ from corruptkit.formats.overlay import read_edits
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
 from corruptkit.plan import make_plan, ratio_text
+from corruptkit.recipe import Recipe
 
 _OURS = ("manifest.json", "manifest.sha256")
 _SCRATCH = (f"{FOLDER}/index-", f"{FOLDER}/partial/")  # no reader takes these for data, and verify reads neither
@@ -35,13 +36,19 @@ class Verification:
 
 
 def verify(
-    path: str | Path, *, source: str | Path | None = None, deep: bool = False, workers: int = 1, watch: Watch | None = None
+    path: str | Path,
+    *,
+    source: str | Path | None = None,
+    embeddings: str | Path | None = None,
+    deep: bool = False,
+    workers: int = 1,
+    watch: Watch | None = None,
 ) -> Verification:
     """Check a variant, trusting nothing but SPEC.md.
 
     Digests of every file; the plan's digest and counts; the conditions in the shards, which with the plan's edits undone must
     give the source's fingerprint; and the plan, made again from the recipe. With `source` that is done from the source itself;
-    `deep` compares every byte of the shards with it as well.
+    `deep` compares every byte of the shards with it as well. A recipe that names embeddings needs their file to be planned again.
     """
     place = local_path(path)
     checks: list[str] = []
@@ -57,7 +64,7 @@ def verify(
     checks.append(f"{shards} have the SHA-256 of the manifest")
     if not problems:
         try:
-            checks.extend(_check_content(place, manifest, source, deep=deep))
+            checks.extend(_check_content(place, manifest, source, embeddings, deep=deep))
         except CorruptkitError as error:
             problems = list(error.problems)
     return Verification(manifest, tuple(checks), tuple(problems))
@@ -88,7 +95,9 @@ def _digest_task(file: Path) -> str:
         return ""
 
 
-def _check_content(place: Path, manifest: Manifest, source: str | Path | None, *, deep: bool) -> Iterator[str]:
+def _check_content(
+    place: Path, manifest: Manifest, source: str | Path | None, embeddings: str | Path | None, *, deep: bool
+) -> Iterator[str]:
     """Yield each check that holds; raise where one does not."""
     edits = read_edits(place / FOLDER / "plan.parquet")
     _check_plan(place, manifest, edits)
@@ -104,7 +113,7 @@ def _check_content(place: Path, manifest: Manifest, source: str | Path | None, *
             _check_places(place, known, edits)
         yield "the shards hold every new value, and without the edits they have the source's fingerprint"
     assert known is not None, "a variant has shards or a source"
-    _check_recipe(place, manifest, known, edits)
+    _check_recipe(place, manifest, stored_recipe(place, manifest, embeddings), known, edits)
     yield "the recipe, planned again, gives the same edits"
     if deep:
         assert variant is not None, "checked at the start"
@@ -148,9 +157,8 @@ def _check_plan(place: Path, manifest: Manifest, edits: pa.Table) -> None:
     _expect(file, "counts.effective_ratio", ratio_text(changed, rows), counts.effective_ratio)
 
 
-def _check_recipe(place: Path, manifest: Manifest, index: Index, edits: pa.Table) -> None:
+def _check_recipe(place: Path, manifest: Manifest, recipe: Recipe, index: Index, edits: pa.Table) -> None:
     """Plan again and compare everything but the shards' names, which another layout of the same rows does not share."""
-    recipe = stored_recipe(place, manifest)
     plan = make_plan(recipe, index)
     for field, mine in plan.identity.items():
         theirs = manifest.identity[field]  # type: ignore[literal-required]

@@ -10,8 +10,15 @@ from corruptkit.corruptions.captions import Swap
 from corruptkit.corruptions.constants import Constant, Drop
 from corruptkit.corruptions.labels import Flip
 from corruptkit.corruptions.rows import Decision, Rows
+from corruptkit.corruptions.words import Words
 
-Corruption = Annotated[Flip | Swap | Drop | Constant, Field(discriminator="kind")]
-KINDS: dict[str, type[Flip | Swap | Drop | Constant]] = {"flip": Flip, "swap": Swap, "drop": Drop, "constant": Constant}
+Corruption = Annotated[Flip | Swap | Drop | Constant | Words, Field(discriminator="kind")]
+KINDS: dict[str, type[Flip | Swap | Drop | Constant | Words]] = {
+    "flip": Flip,
+    "swap": Swap,
+    "drop": Drop,
+    "constant": Constant,
+    "words": Words,
+}
 
-__all__ = ["KINDS", "Constant", "Corruption", "Decision", "Drop", "Flip", "Rows", "Swap"]
+__all__ = ["KINDS", "Constant", "Corruption", "Decision", "Drop", "Flip", "Rows", "Swap", "Words"]

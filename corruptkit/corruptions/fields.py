@@ -27,6 +27,7 @@ _DECIMAL = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONGEST_DECIMAL = 1000
 _LONGEST_INTEGER = 14_000  # bits that Python writes out in decimal without being told to
+_CONFUSION = ["true", "predicted", "count"]
 _WORD = "[^\t\n\v\f\r ]+"
 
 
@@ -85,7 +86,7 @@ def _read_matrix(value: object, info: ValidationInfo) -> object:
     path = read_input(value, info)
     cells = value
     if path is not None:
-        cells = _load_json(path) if path.suffix == ".json" else _load_csv(path)
+        cells = _load_json(path) if path.suffix == ".json" else _spread_confusion(_load_csv(path))
     if not isinstance(cells, list | tuple) or not all(isinstance(row, list | tuple) and len(row) == len(cells) for row in cells):
         raise ValueError("expected a matrix of K rows with K weights each")
     return tuple(tuple("0" if i == j else decimal_text(cell) for j, cell in enumerate(row)) for i, row in enumerate(cells))
@@ -134,6 +135,27 @@ def _load_json(path: Path) -> Any:
 
 def _load_csv(path: Path) -> list[list[str]]:
     return [row for row in csv.reader(_load_text(path).splitlines()) if row]
+
+
+def _spread_confusion(lines: list[list[str]]) -> list[list[str]]:
+    """The cells of a CSV: a matrix as it stands, or one made of lines of a true class, another class and a count."""
+    if not lines or [cell.strip().lower() for cell in lines[0]] != _CONFUSION:
+        return lines
+    counts: dict[tuple[int, int], Fraction] = {}
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != 3 or not all(re.fullmatch(r" *[0-9]{1,4} *", cell) for cell in line[:2]):
+            raise ValueError(f"found {','.join(line)!r:.80} in line {number}, expected a true class, another class and a count, in numbers")
+        pair = int(line[0]), int(line[1])
+        counts[pair] = counts.get(pair, Fraction(0)) + Fraction(decimal_text(line[2]))
+    classes = max(map(max, counts), default=-1) + 1
+    return [[_fraction_text(counts.get((i, j), Fraction(0))) for j in range(classes)] for i in range(classes)]
+
+
+def _fraction_text(value: Fraction) -> str:
+    """A sum of decimals, which has no more places than they have."""
+    places = next(n for n in range(_LONGEST_DECIMAL + 1) if (value * 10**n).denominator == 1)
+    digits = str(int(value * 10**places)).rjust(places + 1, "0")
+    return f"{digits[:-places]}.{digits[-places:]}" if places else digits
 
 
 Ratio = Annotated[str, BeforeValidator(_ratio_text)]
@@ -190,7 +212,7 @@ class Where(BaseModel):
 class Choice(BaseModel):
     """The fields by which a kind says which rows it takes: SPEC.md section 3."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     ratio: Ratio
     of: Literal["all", "eligible"] = "all"

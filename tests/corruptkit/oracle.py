@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -104,7 +105,9 @@ def can_change(stage: Stage, label: int | None, caption: str | None, counts: Cou
     if stage["kind"] == "flip":
         return can_flip(stage, label, counts, classes)
     if stage["kind"] == "swap":
-        return caption is not None
+        return caption is not None and (stage["mode"] != "within" or (label is not None and label < classes))
+    if stage["kind"] == "words":
+        return caption is not None and can_edit(stage["mode"], words_of(caption), stage["vocabulary"])
     if (stage["kind"], stage["mode"]) == ("drop", "label"):
         return label is not None and label < classes
     wanted = fixed_caption(stage, label, classes)
@@ -191,14 +194,17 @@ def plain_caption(caption: str) -> str:
     return " ".join(words_of(caption)).translate(ASCII_LOWER)
 
 
-def pair_keys(ranking: Sequence[str], rows: Rows, pairs: int) -> list[tuple[int, int]]:
+def pair_keys(stage: Stage, ranking: Sequence[str], rows: Rows, pairs: int) -> list[tuple[int, int]]:
     """Pairs of ranks, by the greedy walk."""
     plain = [plain_caption(rows[key][1] or "") for key in ranking]
+    if stage["mode"] in ("far", "near"):
+        return pair_vectors(stage, ranking, plain, pairs)
     found: list[tuple[int, int]] = []
-    queue: list[int] = []
+    queues: dict[int | None, list[int]] = {}
     for rank in range(len(ranking)):
         if len(found) == pairs:
             break
+        queue = queues.setdefault(rows[ranking[rank]][0] if stage["mode"] == "within" else None, [])
         if queue and plain[queue[0]] != plain[rank]:
             found.append((queue.pop(0), rank))
         else:
@@ -206,10 +212,34 @@ def pair_keys(ranking: Sequence[str], rows: Rows, pairs: int) -> list[tuple[int,
     return found
 
 
+def quantise_vector(vector: Sequence[float]) -> list[int]:
+    m = max(abs(v) for v in vector)
+    t = [math.floor(abs(v) / m * 32767 + 0.5) for v in vector]
+    s = sum(n * n for n in t)
+    q = [min(127, (math.isqrt(4096 * n * n * len(t) // s) + 1) // 2) for n in t]
+    return [-n if v < 0 else n for n, v in zip(q, vector, strict=True)]
+
+
+def pair_vectors(stage: Stage, ranking: Sequence[str], plain: Sequence[str], pairs: int) -> list[tuple[int, int]]:
+    vectors = [quantise_vector(stage["embeddings"][key]) for key in ranking]
+    waiting = list(range(len(ranking)))
+    found: list[tuple[int, int]] = []
+    while waiting and len(found) < pairs:
+        first, rest = waiting[0], waiting[1:]
+        able = [rank for rank in rest[:64] if plain[rank] != plain[first]] or [rank for rank in rest if plain[rank] != plain[first]][:1]
+        if not able:
+            break
+        dots = {rank: sum(a * b for a, b in zip(vectors[first], vectors[rank], strict=True)) for rank in able}
+        best = min(able, key=lambda rank: (dots[rank] if stage["mode"] == "far" else -dots[rank], rank))
+        found.append((first, best))
+        waiting = [rank for rank in rest if rank != best]
+    return found
+
+
 def swap_rows(seed: str, number: int, stage: Stage, rows: Rows, classes: int) -> list[Edit]:
     ranking = rank_eligible(seed, number, stage, rows, classes)
     edits = []
-    for pair in pair_keys(ranking, rows, wanted_rows(stage, len(rows), len(ranking)) // 2):
+    for pair in pair_keys(stage, ranking, rows, wanted_rows(stage, len(rows), len(ranking)) // 2):
         for mine, partner in (pair, pair[::-1]):
             key, donor = ranking[mine], ranking[partner]
             edits.append(Edit(key, number, "swap", "caption", str(rows[key][1]), str(rows[donor][1]), donor, mine))
@@ -236,6 +266,52 @@ def fix_rows(seed: str, number: int, stage: Stage, rows: Rows, classes: int) -> 
     return edits
 
 
+def count_words(rows: Rows) -> dict[str, int]:
+    """V in ascending bytes, and c_w."""
+    counts = Counter(word for _, caption in rows.values() if caption is not None for word in words_of(caption))
+    return {word: counts[word] for word in sorted(counts, key=str.encode)}
+
+
+def can_edit(mode: str, words: Sequence[str], vocabulary: Mapping[str, int]) -> bool:
+    if mode == "delete":
+        return len(words) >= 2
+    if mode == "transpose":
+        return len(set(words)) >= 2
+    return len(words) >= 1 and (mode != "replace" or len(vocabulary) >= 2)
+
+
+def edit_words(mode: str, words: list[str], draws: Mapping[str, int], vocabulary: Mapping[str, int]) -> list[str]:
+    if mode == "mixed":
+        able = [name for name in ("delete", "duplicate", "transpose", "replace") if can_edit(name, words, vocabulary)]
+        mode = able[below(draws["op"], len(able))]
+    if mode == "transpose":
+        differ = [i for i in range(len(words) - 1) if words[i] != words[i + 1]]
+        i = differ[below(draws["place"], len(differ))]
+        return [*words[:i], words[i + 1], words[i], *words[i + 2 :]]
+    i = below(draws["place"], len(words))
+    if mode == "delete":
+        return words[:i] + words[i + 1 :]
+    if mode == "duplicate":
+        return words[: i + 1] + words[i:]
+    shares = [0 if word == words[i] else count for word, count in vocabulary.items()]
+    return [*words[:i], list(vocabulary)[first_past(shares, below(draws["word"], sum(shares)))], *words[i + 1 :]]
+
+
+def word_rows(seed: str, number: int, stage: Stage, rows: Rows, classes: int) -> list[Edit]:
+    stage = {**stage, "vocabulary": count_words(rows)}
+    ranking = rank_eligible(seed, number, stage, rows, classes)
+    edits = []
+    for rank, key in enumerate(ranking[: wanted_rows(stage, len(rows), len(ranking))]):
+        first = words = words_of(str(rows[key][1]))
+        left = [words]
+        for j in range(min(64, max(1, half_up(str(Fraction(stage["level"], 10)), len(first))))):
+            draws = {name: draw(seed, "words", number, f"{name}.{j}", key) for name in ("op", "place", "word")}
+            left.append(edit_words(stage["mode"], left[-1], draws, stage["vocabulary"]))
+        new = left[-1] if left[-1] != first else left[-2]
+        edits.append(Edit(key, number, "words", "caption", str(rows[key][1]), " ".join(new), "", rank))
+    return edits
+
+
 def apply_edits(rows: Rows, edits: Sequence[Edit]) -> dict[str, tuple[int | None, str | None]]:
     left = dict(rows)
     for edit in edits:
@@ -248,7 +324,7 @@ def plan_edits(recipe: Mapping[str, Any], rows: Rows, classes: int | None) -> li
     """All edits in ascending (key bytes, stage)."""
     edits: list[Edit] = []
     for number, stage in enumerate(recipe["chain"]):
-        decide = {"flip": flip_rows, "swap": swap_rows}.get(stage["kind"], fix_rows)
+        decide = {"flip": flip_rows, "swap": swap_rows, "words": word_rows}.get(stage["kind"], fix_rows)
         made = decide(recipe["seed"], number, stage, rows, classes or 0)
         rows = apply_edits(rows, made)
         edits += made
@@ -312,6 +388,11 @@ def canonical_stage(stage: Stage) -> dict[str, Any]:
     if "matrix" in entry:
         cells = [["0" if i == j else cell for j, cell in enumerate(row)] for i, row in enumerate(entry["matrix"])]
         entry["matrix"] = sha256(canonical_json(cells))
+    if "embeddings" in entry:
+        vectors = {key: bytes(n % 256 for n in quantise_vector(vector)) for key, vector in entry["embeddings"].items()}
+        width = max(map(len, vectors.values()))
+        rows = b"".join(lp(key.encode()) + vectors[key] for key in sorted(vectors, key=str.encode))
+        entry["embeddings"] = sha256(width.to_bytes(4, "little") + rows)
     if "names" in entry:
         entry["names"] = sha256(canonical_json(entry["names"]))
     if entry["where"] is not None:

@@ -130,9 +130,10 @@ def ratios(draw: st.DrawFn) -> tuple[str, object]:
 
 MODES = {
     "flip": ("uniform", "prior", "within", "pair", "matrix", "redraw"),
-    "swap": ("any",),
+    "swap": ("any", "within", "far", "near"),
     "drop": ("caption", "label"),
     "constant": ("text", "template"),
+    "words": ("mixed", "delete", "duplicate", "transpose", "replace"),
 }
 KINDS = tuple(MODES)
 
@@ -177,10 +178,16 @@ def stages(draw: st.DrawFn, rows: Sequence[Row], classes: int, kinds: Sequence[s
         "of": draw(st.sampled_from(["all", "eligible"])),
     }
     stage["where"] = draw(st.none() | _wheres(rows, classes))
-    if stage["mode"] == "within":
+    if (kind, stage["mode"]) == ("flip", "within"):
         members = draw(st.permutations(range(classes)))
         cuts = sorted(draw(st.sets(st.integers(1, classes), max_size=3)))
         stage["groups"] = [sorted(members[a:b]) for a, b in zip([0, *cuts], cuts, strict=False)]
+    if stage["mode"] in ("far", "near"):
+        number = st.integers(-5, 5) | st.floats(-1, 1, width=32) | st.floats(-1e300, 1e300)
+        vector = st.lists(number, min_size=3, max_size=3).filter(any)
+        stage["embeddings"] = {row.key: draw(vector) for row in rows} | {"nobody": [1.0, 0.0, -0.5]}
+    if kind == "words":
+        stage["level"] = draw(st.integers(1, 5))
     if kind == "constant":
         stage["text"] = draw(captions.filter(bool)) if stage["mode"] == "text" else draw(st.sampled_from(["{}", "a photo of a {}.", "é{}"]))
     if stage["mode"] == "template":

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from corruptkit.cli import main
+from corruptkit.corruptions.embeddings import quantise_vectors, read_embeddings
 from corruptkit.corruptions.fields import CANONICAL
 from corruptkit.dataset import open_dataset
 from corruptkit.digest import sha256_hex
@@ -31,6 +33,7 @@ SPEC = (Path(__file__).parents[2] / "SPEC.md").read_text(encoding="utf-8")
 COUNT = 10_000
 CLASSES = 10
 Json = dict[str, Any]
+EMBEDDINGS = {f"{i:09d}": [i * (j + 3) % 11 - 5 for j in range(8)] for i in range(COUNT)}
 
 
 class Vector(NamedTuple):
@@ -65,14 +68,19 @@ def read_captions(what: str) -> list[str]:
 def read_recipe(what: str, groups: list[list[int]]) -> Json:
     """The recipe, as an identity spells it, in a line such as "flip within 0.05, of all, groups {0,1,2} and {5,6}"."""
     chain: list[Json] = []
-    for kind, mode, ratio in re.findall(r"(flip|swap|drop|constant) ?([a-z]*) ([0-9.]+)", what):
+    for kind, mode, ratio in re.findall(r"(flip|swap|drop|constant|words) ?([a-z]*) ([0-9.]+)", what):
         chain.append({"kind": kind, "mode": mode or "any", "ratio": ratio, "of": "all", "where": None})
     if found := re.search(r"where classes = (\[.*?\])", what):
         chain[0]["where"] = {"classes": json.loads(found[1])}
     for stage in chain:
         stage["of"] = "eligible" if "of eligible" in what else "all"
-        if stage["mode"] == "within":
+        if (stage["kind"], stage["mode"]) == ("flip", "within"):
             stage["groups"] = groups
+        elif stage["mode"] in ("far", "near"):
+            assert "those embeddings" in what or "number j of row i is (i*(j+3)) mod 11 - 5" in what
+            stage["embeddings"] = EMBEDDINGS
+        elif stage["kind"] == "words":
+            stage["level"] = int(re.search(r", level ([1-5])", what)[1])  # type: ignore[index]
         elif stage["kind"] == "constant":
             stage["text"] = re.search(r', text "([^"]*)"', what)[1]  # type: ignore[index]
             if stage["mode"] == "template":
@@ -145,7 +153,7 @@ def folders(sources: dict[str, list[Row]], tmp_path_factory: pytest.TempPathFact
 
 def test_every_line_of_the_table_has_a_test() -> None:
     singles = ["h(", "draw, flip, rank", "draw, flip, target", "fingerprint, labels and", "fingerprint, labels only", "canonical groups"]
-    singles += ["canonical names", *read_ids()]
+    singles += ["canonical names", "embeddings, those", "the numbers of a vector", *read_ids()]
     lines = SPEC.split("\n## 6. Vectors\n")[1].split("\n## ")[0].count("\n| ")
     assert len(TABLE) == len(VECTORS) + len({value_of(start) for start in singles}) == lines - 1 >= 29, "the header is no vector"
     assert len({json.dumps([vector.recipe, vector.source]) for vector in VECTORS}) == len(VECTORS), "two lines were read as one recipe"
@@ -179,6 +187,15 @@ def test_canonical_names_have_the_digest_of_the_page() -> None:
     recipe = parse_recipe(BY_NAME['constant template 0.05, text "a photo of a {}", names "class 0" to "class 9"'].recipe, "test")
     assert recipe.inputs() == [CANONICAL["names"]([f"class {n}" for n in range(CLASSES)])]
     assert sha256_hex(recipe.inputs()[0]) == value_of("canonical names")
+
+
+def test_embeddings_have_the_digest_of_the_page(tmp_path: Path) -> None:
+    assert value_of("embeddings, those, SHA-256") == read_embeddings(write_embeddings(tmp_path, EMBEDDINGS)).digest
+
+
+def test_vector_has_the_integers_of_the_page() -> None:
+    expected = [int(number) for number in value_of("the numbers of a vector (1, 0.001, -0.5, 0)").split(", ")]
+    assert quantise_vectors(np.array([[1, 0.001, -0.5, 0]])).tolist() == [oracle.quantise_vector([1, 0.001, -0.5, 0])] == [expected]
 
 
 # Plans
@@ -235,6 +252,8 @@ def read_ids() -> dict[str, tuple[str, Vector]]:
         "variant_id of flip within 0.05": "flip within 0.05, of all, groups {0,1,2} and {5,6}",
         "variant_id of flip uniform 0.05 where": "flip uniform 0.05 where classes = [1, 3]",
         "variant_id of drop label 0.05": "drop label 0.05",
+        "variant_id of swap far 0.05": "swap far 0.05, embeddings of 8 numbers, number j of row i is (i*(j+3)) mod 11 - 5",
+        "variant_id of words mixed 0.05": "words mixed 0.05, level 1",
         "variant_id of constant template 0.05": 'constant template 0.05, text "a photo of a {}", names "class 0" to "class 9"',
     }
     return {start: (value_of(start), BY_NAME[name]) for start, name in names.items()}
@@ -269,12 +288,20 @@ def digest_plan(path: Path) -> tuple[int, str]:
     return len(edits), oracle.plan_digest(edits)
 
 
+def write_embeddings(folder: Path, vectors: Json) -> Path:
+    """The embeddings as Parquet, last row first."""
+    table = pa.table({"key": [*vectors], "embedding": pa.array(vectors.values(), pa.list_(pa.float32(), 8))})
+    pq.write_table(table[::-1], folder / "embeddings.parquet", row_group_size=3000)
+    return folder / "embeddings.parquet"
+
+
 def write_toml(path: Path, recipe: Json) -> Path:
     """The recipe as a file: JSON's texts, lists and integers are TOML's as well."""
     lines = [f"seed = {recipe['seed']}"]
     for stage in recipe["chain"]:
+        said = {name: write_embeddings(path.parent, value).name if name == "embeddings" else value for name, value in stage.items()}
         lines.append("[[chain]]")
-        lines += [f"{name} = {json.dumps(value)}" for name, value in stage.items() if name != "where"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in said.items() if name != "where"]
         lines += ["[chain.where]", *(f"{name} = {json.dumps(value)}" for name, value in stage["where"].items())] if stage["where"] else []
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -312,6 +339,8 @@ def flags_of(stage: Json, folder: Path, form: str) -> list[str | Path]:
     """The flags that say what a stage of a chain says; its tables go to files."""
     words: list[str | Path] = [f"--{stage['kind']}", stage["ratio"], "--mode", stage["mode"], "--of", stage["of"]]
     words += ["--text", stage["text"]] if "text" in stage else []
+    words += ["--level", str(stage["level"])] if "level" in stage else []
+    words += ["--embeddings", write_embeddings(folder, stage["embeddings"])] if "embeddings" in stage else []
     for name in ("groups", "matrix", "names"):
         if name in stage:
             text = json.dumps(stage[name]) if form == "json" else "\n".join(",".join(row) for row in stage[name])
