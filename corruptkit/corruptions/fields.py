@@ -139,7 +139,7 @@ def _load_csv(path: Path) -> list[list[str]]:
 
 def _spread_confusion(lines: list[list[str]]) -> list[list[str]]:
     """The cells of a CSV: a matrix as it stands, or one made of lines of a true class, another class and a count."""
-    if not lines or [cell.strip().lower() for cell in lines[0]] != _CONFUSION:
+    if not lines or [cell.strip("\ufeff ").lower() for cell in lines[0]] != _CONFUSION:
         return lines
     counts: dict[tuple[int, int], Fraction] = {}
     for number, line in enumerate(lines[1:], 2):

@@ -128,7 +128,9 @@ def _repeats_word(plain: pa.Array) -> npt.NDArray[np.bool_]:
     first = pc.replace_substring_regex(plain, " .*", " ")
     count = np.asarray(pc.count_substring(plain, " ")) + 1
     width = np.asarray(pc.binary_length(first)) + (count == 1)
-    repeats = width * count == np.asarray(pc.binary_length(plain)) + 1  # so that no text is repeated to more than the caption's length
+    repeats: npt.NDArray[np.bool_] = (
+        width * count == np.asarray(pc.binary_length(plain)) + 1
+    )  # so that no text is repeated to more than the caption's length
     places = pa.array(np.flatnonzero(repeats & (count > 1)))
     whole = pc.utf8_rtrim(pc.binary_repeat(first.take(places), pa.array(count).take(places)), " ")
     repeats[np.asarray(places)] = np.asarray(pc.equal(whole, plain.take(places)))

@@ -31,6 +31,7 @@ NAMES = [
     "Recipe",
     "Swap",
     "Verification",
+    "Words",
     "diff",
     "load_recipe",
     "make_plan",

@@ -122,16 +122,22 @@ def test_seed_of_any_size_is_read_as_integer_or_text(seed: int, tmp_path: Path) 
             ],
         ),
         ('seed = 0\n[[chain]]\nkind = "flop"\n', ["recipe.toml, chain.0: unknown kind 'flop'; did you mean 'flip'?"]),
-        ('seed = 0\n[[chain]]\nkind = "blur"\n', ["recipe.toml, chain.0: unknown kind 'blur'; valid are: constant, drop, flip, swap"]),
+        (
+            'seed = 0\n[[chain]]\nkind = "blur"\n',
+            (
+                'seed = 0\n[[chain]]\nkind = "blur"\n',
+                ["recipe.toml, chain.0: unknown kind 'blur'; valid are: constant, drop, flip, swap, words"],
+            ),
+        ),
         ("seed = 0\n[[chain]]\nratio = 1\n", ["recipe.toml, chain.0: a required field is missing; state kind"]),
         (FLIP, ["recipe.toml, chain.0.flip.ratio: a required field is missing; state chain.0.flip.ratio"]),
         (FLIP + "ratio = 1\nraito = 1\n", ["recipe.toml, chain.0.flip.raito: unknown field 'raito'; did you mean 'ratio'?"]),
         (
             SWAP + "ratio = 1\ngroups = [[0, 1]]\n",
-            ["recipe.toml, chain.0.swap.groups: unknown field 'groups'; valid are: kind, mode, of, ratio, where"],
+            ["recipe.toml, chain.0.swap.groups: unknown field 'groups'; valid are: embeddings, kind, mode, of, ratio, where"],
         ),
         (FLIP + 'ratio = 1\nmode = "unifrm"\n', ["recipe.toml, chain.0.flip.mode: found 'unifrm'; did you mean 'uniform'?"]),
-        (SWAP + 'ratio = 1\nmode = "uniform"\n', ["recipe.toml, chain.0.swap.mode: found 'uniform'; valid are: any"]),
+        (SWAP + 'ratio = 1\nmode = "uniform"\n', ["recipe.toml, chain.0.swap.mode: found 'uniform'; valid are: any, far, near, within"]),
         (FLIP + 'ratio = 1\nof = "eligable"\n', ["recipe.toml, chain.0.flip.of: found 'eligable'; did you mean 'eligible'?"]),
         (FLIP + 'ratio = 1\nmode = "within"\n', ["recipe.toml, chain.0.flip: flip mode 'within' needs groups; state groups"]),
         (FLIP + 'ratio = 1\nmode = "matrix"\n', ["recipe.toml, chain.0.flip: flip mode 'matrix' needs matrix; state matrix"]),
@@ -304,6 +310,8 @@ def test_identity_and_inputs_give_the_recipe_back(data: st.DataObject) -> None:
     recipe = parse_recipe(table, "test")
     assert recipe.identity() == {"seed": table["seed"], "chain": [oracle.canonical_stage(stage) for stage in table["chain"]]}
     inputs = {sha256_hex(content): content for content in recipe.inputs()}
+    given = [stage.embeddings for stage in recipe.chain if isinstance(stage, Swap) and stage.embeddings is not None]
+    inputs |= {embeddings.digest: embeddings for embeddings in given}
     assert recipe_from_identity(json.loads(json.dumps(recipe.identity())), inputs, "test") == recipe
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from corruptkit.corruptions import Swap
-from corruptkit.corruptions.captions import pair_ranks
 from corruptkit.corruptions.rows import Decision
 from corruptkit.draws import Draws
 from tests.corruptkit import oracle
@@ -17,27 +17,6 @@ from tests.corruptkit.strategies import captions, examples, index_rows
 
 def decide_swap(rows: list[Row], ratio: object = 1, **fields: object) -> Decision:
     return Swap(ratio=ratio, **fields).decide(index_rows(rows).rows(), Draws("0", "swap"))
-
-
-@examples(400)
-@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 20))
-def test_walk_is_that_of_a_queue(codes: list[int], wanted: int) -> None:
-    rows = {f"{rank:02d}": (None, f"caption {code}") for rank, code in enumerate(codes)}
-    assert pair_ranks(codes, wanted).tolist() == [list(pair) for pair in oracle.pair_keys(list(rows), rows, wanted)]
-
-
-def test_walk_pairs_the_first_that_waits() -> None:
-    """0 0 0 wait; 1 takes the first of them, the next 1 the second; 0 joins behind the third."""
-    assert pair_ranks([0, 0, 0, 1, 1, 0, 2, 2], 9).tolist() == [[0, 3], [1, 4], [2, 6], [5, 7]]
-    assert pair_ranks([0, 1, 0, 1], 1).tolist() == [[0, 1]]
-    for codes, wanted in (([], 3), ([0, 1], 0), ([4, 4, 4], 1)):
-        assert pair_ranks(codes, wanted).shape == (0, 2)
-
-
-def test_walk_leaves_no_more_than_one_caption_over() -> None:
-    pairs = pair_ranks([n % 3 for n in range(99)], 99)
-    assert len(pairs) == 49
-    assert len(set(pairs.ravel().tolist())) == 98
 
 
 @pytest.mark.parametrize(
@@ -109,3 +88,48 @@ def test_where_chooses_whose_captions_move() -> None:
     mine = [n for n, row in enumerate(rows) if row.label == 1 and "thing 1" in (row.caption or "")]
     assert decision.eligible == len(mine)
     assert set(decision.rows.tolist()) <= set(mine)
+
+
+def test_partners_within_a_class_have_it_in_common() -> None:
+    rows = [*make_rows(80, classes=4), Row("x", None, "no class"), Row("y", 1, None)]
+    decision = decide_swap(rows, "1", mode="within")
+    labels = [row.label for row in sorted(rows, key=lambda row: row.key.encode())]
+    assert decision.eligible == len(decision.rows) == 80
+    assert all(labels[row] == labels[donor] for row, donor in zip(decision.rows.tolist(), decision.donors.tolist(), strict=True))
+
+
+def test_far_and_near_take_the_opposite_and_the_like() -> None:
+    """Directions along a circle: of the next 64, the far partner looks the other way and the near one the same."""
+    rows = make_rows(600, captions=600)
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 600)
+    vectors = {row.key: [float(np.cos(angle)), float(np.sin(angle))] for row, angle in zip(rows, angles, strict=True)}
+    cosines = {}
+    for mode in ("any", "far", "near"):
+        decision = decide_swap(rows, "0.3", mode=mode, **({} if mode == "any" else {"embeddings": vectors}))
+        cosines[mode] = np.cos(angles[decision.rows] - angles[decision.donors])
+        assert len(decision.rows) == 180
+    assert cosines["far"].max() < -0.8
+    assert cosines["near"].min() > 0.8
+    assert abs(cosines["any"].mean()) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mode": "far"}, "needs embeddings; state embeddings"),
+        ({"embeddings": {"a": [1.0]}}, "takes no embeddings; leave them out"),
+        ({"mode": "near", "embeddings": 5}, "expected a path to a Parquet file"),
+    ],
+)
+def test_embeddings_stand_beside_the_modes_that_use_them(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Swap(ratio=1, **fields)
+
+
+def test_every_eligible_row_has_an_embedding() -> None:
+    rows = make_rows(9)
+    vectors = {row.key: [1.0] for row in rows[2:]}
+    with pytest.raises(ValueError, match=f"lack 2 eligible rows, first '{rows[0].key}'"):
+        decide_swap(rows, mode="far", embeddings=vectors)
+    some = {"keys_file": [row.key for row in rows[2:]]}
+    assert decide_swap(rows, mode="far", embeddings=vectors, where=some).eligible == 7

@@ -147,9 +147,23 @@ def test_matrix_of_a_csv_may_have_any_line_ends_blanks_and_a_mark(tmp_path: Path
     assert found == {(("0", "1"), ("2.5", "0"))}
 
 
+def test_confusion_is_spread_to_a_matrix(tmp_path: Path) -> None:
+    """Lines in any order, a pair twice, decimals of other lengths, counts of true positives; what is not there is 0."""
+    lines = b"true,predicted,count\n2,0,3\n0,1,0.25\n 0 , 1 ,1.5\n1,1,90\n\n2,2,10\n"
+    expected = (("0", "1.75", "0"), ("0", "0", "0"), ("3", "0", "0"))
+    for text in (lines, b"\xef\xbb\xbf" + lines, lines.replace(b"\n", b"\r\n"), lines.replace(b"true,", b"True, ")):
+        assert Flip(ratio=1, mode="matrix", matrix=write_file(tmp_path / "m.csv", text)).matrix == expected
+    large = b"true,predicted,count\n0,1,123456789012345678901234567890.5\n0,1,0.00000000000000000000000001\n1,0,1\n"
+    found = Flip(ratio=1, mode="matrix", matrix=write_file(tmp_path / "m.csv", large)).matrix
+    assert found == (("0", "123456789012345678901234567890.50000000000000000000000001"), ("1", "0"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
+        ("m.csv", b"true,predicted,count\n0,1\n", "found '0,1' in line 2"),
+        ("m.csv", b"true,predicted,count\n0,1,-1\n", "found '-1', expected a decimal number"),
+        ("m.csv", b"true,predicted,count\n0,99999,1\n", "found '0,99999,1' in line 2"),
         ("m.json", b"[[0, 1], [1, 0]", "is not JSON"),
         ("m.json", b"[" * 100_000, "is not JSON"),
         ("m.json", b"\xff", "it is not UTF-8"),

@@ -1,0 +1,13 @@
+"""An embedding without a direction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, pack_good, table
+
+
+def build(folder: Path) -> Refused:
+    pack_good(folder / "src" / "a.tar")
+    table(folder / "e.parquet", key=["a", "b"], embedding=[[1.0, 2.0], [0.0, 0.0]])
+    return Refused("make --source src --swap 1 --mode near --embeddings e.parquet", "--embeddings", "row 1 of the embeddings", "mend")
