@@ -19,7 +19,7 @@ from corruptkit.recipe import parse_recipe
 from corruptkit.write import Format, write_variant
 from tests.corruptkit import oracle
 from tests.corruptkit.shards import Row, make_rows, write_shards
-from tests.corruptkit.strategies import oracle_rows, recipes, sources
+from tests.corruptkit.strategies import oracle_rows, recipes, sources, vectors_of
 
 Json = dict[str, Any]
 MEMBERS = [("png", "txt", "cls", "json"), ("json", "jpg"), ("cls", "txt", "npy", "png"), ("txt", "webp", "seg.png")]
@@ -52,6 +52,13 @@ class Case(NamedTuple):
     @property
     def source(self) -> Path:
         return self.folder / "source"
+
+    def embeddings(self) -> Path:
+        """The embeddings that its recipes may name, as a file."""
+        vectors = vectors_of(self.rows)
+        table = pa.table({"key": [*vectors], "embedding": pa.array(vectors.values(), pa.list_(pa.float64()))})
+        pq.write_table(table, self.folder / "embeddings.parquet")
+        return self.folder / "embeddings.parquet"
 
     def edited(self) -> list[Row]:
         """The rows as the oracle leaves them."""

@@ -56,7 +56,7 @@ def test_law_7_format(data: st.DataObject, tmp_path_factory: pytest.TempPathFact
         assert [(row["key"], row.get("label"), row.get("caption")) for row in read_rows(variant)] == left
         table = variant.index().table.select(["key", "label", "caption"]).to_pylist()
         assert [(row["key"], None if row["label"] < 0 else row["label"], row["caption"]) for row in table] == left
-        assert verify(case.folder / form, source=case.source, deep=form == "webdataset").problems == ()
+        assert verify(case.folder / form, source=case.source, deep=form == "webdataset", embeddings=case.embeddings()).problems == ()
     plans = [read_tree(case.folder / form)[".corruptkit/plan.parquet"] for form in forms]
     assert plans[0] == plans[1]
 
@@ -88,7 +88,7 @@ def test_laws_7_to_11_under_every_key_rule(rule: str, case: Case) -> None:
         assert variant.manifest is not None
         assert variant.manifest.identity == expected
         assert variant.index().meta.key_rule == rule
-        assert verify(place, source=case.source).problems == ()
+        assert verify(place, source=case.source, embeddings=case.embeddings()).problems == ()
         assert read_tree(restore(place, case.folder / f"{place.name}-restored")) == read_tree(case.source)
 
 
@@ -136,7 +136,7 @@ def test_law_9_chain(data: st.DataObject, tmp_path_factory: pytest.TempPathFacto
         assert (plan.identity, manifest.identity) == (expected, expected)
         assert variant.manifest is not None
         assert manifest.source.variant_id == variant.manifest.variant_id
-        assert verify(case.folder / f"{form}-2", source=case.folder / form, deep=True).problems == ()
+        assert verify(case.folder / f"{form}-2", source=case.folder / form, deep=True, embeddings=case.embeddings()).problems == ()
     trees = [read_tree(case.folder / f"{form}-2") for form in ("webdataset", "overlay")]
     names = [name for name in trees[0] if "manifest" not in name]
     assert len(trees[0]) == len(trees[1])
@@ -160,7 +160,7 @@ def test_law_9_chain_of_overlays_over_overlays(data: st.DataObject, tmp_path_fac
         assert len({dataset.manifest.variant_id for dataset in datasets if dataset.manifest}) == 1
         assert read_members(names[2]) == read_members(names[0])
         recipe = data.draw(recipes(case.rows, case.classes, most=1))
-    assert verify(layered).problems == ()
+    assert verify(layered, embeddings=case.embeddings()).problems == ()
 
 
 # 10 Inverse
@@ -238,7 +238,7 @@ def test_laws_8_and_10_of_odd_bytes(data: st.DataObject, tmp_path_factory: pytes
     tar.write_bytes(tar.read_bytes() + bytes(512 * data.draw(st.integers(0, 3))) + data.draw(st.sampled_from([b"", b"after the end"])))
     variant = case.make("variant")
     assert [(name, content) for _, name, content in read_members(variant)] == odd_members(case.edited(), rows, *spelt)
-    assert verify(variant, source=case.source, deep=True).problems == ()
+    assert verify(variant, source=case.source, deep=True, embeddings=case.embeddings()).problems == ()
     assert read_tree(restore(variant, folder / "restored")) == read_tree(case.source)
     assert read_rows(open_dataset(case.make("overlay", "overlay"))) == read_rows(open_dataset(variant))
 
