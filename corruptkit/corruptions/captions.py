@@ -11,13 +11,10 @@ import pyarrow.compute as pc
 from pydantic import model_validator
 
 from corruptkit.corruptions.embeddings import EmbeddingsField
-from corruptkit.corruptions.fields import Choice
+from corruptkit.corruptions.fields import Choice, join_words
 from corruptkit.corruptions.pairs import pair_directions, pair_ranks
 from corruptkit.corruptions.rows import Decision, Ints, Rows
 from corruptkit.draws import U64, Draws, rank_rows
-
-# What becomes one space; a space alone is one already, and matching each of them would take most of a plan's time.
-_RUN = "[\t\n\v\f\r ]{2,}|[\t\n\v\f\r]"
 
 
 class Swap(Choice):
@@ -72,6 +69,6 @@ def _caption_codes(rows: Rows, ranked: Ints) -> list[int]:
     if rows.captions is None or not len(ranked):
         return []
     text = rows.captions.take(pa.array(ranked))
-    plain = pc.ascii_lower(pc.utf8_trim(pc.replace_substring_regex(text, _RUN, " "), " "))
+    plain = pc.ascii_lower(join_words(text))
     codes: list[int] = plain.dictionary_encode().indices.to_pylist()
     return codes

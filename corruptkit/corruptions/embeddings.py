@@ -18,7 +18,8 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonS
 from corruptkit.corruptions.fields import read_input
 from corruptkit.corruptions.rows import Ints
 
-_BATCH = 1 << 13  # rows that are read, quantised and digested at a time
+_BATCH = 1 << 13  # rows that are read and digested at a time
+_BLOCK = 1 << 8  # rows that are quantised at a time: their numbers stay in the cache
 _LONGEST = 1 << 16
 _ROOT_MEAN_SQUARE = 32
 
@@ -42,13 +43,17 @@ class Embeddings:
 
 def quantise_vectors(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
     """Vectors, (rows, d) of finite numbers that are not all 0, as directions in [-127, 127] with a root mean square of 32."""
-    size = np.abs(vectors)
-    whole = np.floor(size / size.max(axis=1, keepdims=True) * 32767 + 0.5).astype(np.int64)
-    twice = (2 * _ROOT_MEAN_SQUARE) ** 2 * whole**2 * vectors.shape[1] // (whole**2).sum(axis=1, keepdims=True)
-    # Below 2^16, where a square root in binary64 has the integer part of the exact one.
-    root = np.sqrt(np.minimum(twice, 255**2).astype(np.float64)).astype(np.int64)
-    signed: npt.NDArray[np.int8] = (np.minimum((root + 1) // 2, 127) * np.where(vectors < 0, -1, 1)).astype(np.int8)
-    return signed
+    out = np.empty(vectors.shape, np.int8)
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        size = np.abs(block)
+        whole = np.floor(size / size.max(axis=1, keepdims=True) * 32767 + 0.5)
+        square = (whole * whole).astype(np.int64)
+        twice = square * ((2 * _ROOT_MEAN_SQUARE) ** 2 * vectors.shape[1]) // square.sum(axis=1, keepdims=True)
+        # Below 2^16, where a square root in binary64 has the integer part of the exact one.
+        root = np.sqrt(np.minimum(twice, 255**2)).astype(np.int16)
+        out[start : start + _BLOCK] = np.copysign(np.minimum((root + 1) >> 1, 127), block)
+    return out
 
 
 def read_embeddings(source: Path | pa.Table) -> Embeddings:

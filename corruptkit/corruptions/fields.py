@@ -28,6 +28,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONGEST_DECIMAL = 1000
 _LONGEST_INTEGER = 14_000  # bits that Python writes out in decimal without being told to
 _CONFUSION = ["true", "predicted", "count"]
+# What becomes one space; a space alone is one already, and matching each of them would take most of a plan's time.
+_RUN = "[\t\n\v\f\r ]{2,}|[\t\n\v\f\r]"
 _WORD = "[^\t\n\v\f\r ]+"
 
 
@@ -174,6 +176,11 @@ CANONICAL: dict[str, Callable[[Any], bytes]] = {
     "names": canonical_json,
     "keys_file": lambda keys: "".join(f"{key}\n" for key in keys).encode(),
 }
+
+
+def join_words(captions: pa.Array) -> pa.Array:
+    """The words of each caption with one space between them."""
+    return pc.utf8_trim(pc.replace_substring_regex(captions, _RUN, " "), " ")
 
 
 class Where(BaseModel):

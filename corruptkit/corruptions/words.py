@@ -16,11 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from corruptkit.corruptions.fields import Choice
+from corruptkit.corruptions.fields import Choice, join_words
 from corruptkit.corruptions.rows import Decision, Ints, Rows
 from corruptkit.draws import Draws
 
-_RUN = "[\t\n\v\f\r ]+"
 _WORD = re.compile("[^\t\n\v\f\r ]+")
 _BLOCK = 1 << 18  # captions whose words are counted at a time
 _MOST = 64  # edits of one caption
@@ -45,7 +44,7 @@ class Words(Choice):
         return Decision("caption", chosen, np.arange(len(chosen)), texts, np.full(len(chosen), -1), eligible, count)
 
     def _can_change(self, captions: pa.Array, vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
-        plain = pc.utf8_trim(pc.replace_substring_regex(pc.fill_null(captions, ""), _RUN, " "), " ")
+        plain = join_words(pc.fill_null(captions, ""))
         some: npt.NDArray[np.bool_] = np.asarray(pc.not_equal(plain, ""))
         if self.mode == "delete":
             return np.asarray(pc.match_substring(plain, " "))
@@ -118,7 +117,7 @@ class Vocabulary:
 
 
 def _count_words(captions: pa.Array) -> pa.Table:
-    words = pc.list_flatten(pc.split_pattern_regex(captions, _RUN))
+    words = pc.list_flatten(pc.split_pattern(join_words(captions), " "))
     counts = words.filter(pc.not_equal(words, "")).value_counts()
     return pa.table({"word": counts.field("values"), "count": counts.field("counts")})
 
