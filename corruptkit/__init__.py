@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
     from corruptkit.index import Index
     from corruptkit.manifest import Manifest, read_manifest
+    from corruptkit.memory import corrupt, plan_corruption
     from corruptkit.plan import Plan, make_plan
     from corruptkit.recipe import Recipe, load_recipe
     from corruptkit.restore import restore
@@ -28,6 +29,7 @@ _HOMES = {
     "errors": ("CatalogError", "ConflictError", "CorruptkitError", "DatasetError", "IntegrityError", "Problem"),
     "index": ("Index",),
     "manifest": ("Manifest", "read_manifest"),
+    "memory": ("corrupt", "plan_corruption"),
     "plan": ("Plan", "make_plan"),
     "recipe": ("Recipe", "load_recipe"),
     "restore": ("restore",),
@@ -55,10 +57,12 @@ __all__ = [
     "Swap",
     "Verification",
     "Words",
+    "corrupt",
     "diff",
     "load_recipe",
     "make_plan",
     "open_dataset",
+    "plan_corruption",
     "read_manifest",
     "restore",
     "verify",

@@ -396,9 +396,7 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         for (name, size, mtime), scan in zip(stats, scans, strict=True)
     ]
     _check_images(source, scans)
-    new = [(number, *excluded) for number, scan in enumerate(scans) for excluded in scan.excluded]
-    columns = zip(*new, strict=True) if new else [()] * len(EXCLUDED)
-    listed = pa.table([pa.array(column, kind) for column, kind in zip(columns, EXCLUDED.types, strict=True)], schema=EXCLUDED)
+    listed = list_excluded(scans)
     return make_index(
         [scan.table for scan in scans],
         shards,
@@ -411,6 +409,13 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         exclude=source.exclude,
         stored_keys=source.layout.key_encoding != "source",
     )
+
+
+def list_excluded(scans: Sequence[Scan]) -> pa.Table:
+    """What scanning excluded, as EXCLUDED."""
+    new = [(number, *excluded) for number, scan in enumerate(scans) for excluded in scan.excluded]
+    columns = zip(*new, strict=True) if new else [()] * len(EXCLUDED)
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, EXCLUDED.types, strict=True)], schema=EXCLUDED)
 
 
 def _check_images(source: Readable, scans: Sequence[Scan]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,7 +16,7 @@ from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.cells import read_table_row, read_table_rows
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
-from corruptkit.formats.splits import check_split, hub_name
+from corruptkit.formats.splits import hub_name, stated_split
 from corruptkit.formats.table import (
     Cursor,
     Fields,
@@ -36,7 +35,6 @@ from corruptkit.formats.table import (
 
 SAVED_SPLITS = "dataset_dict.json"  # beside the folders that a DatasetDict is saved to
 _FILE_MAGIC = b"ARROW1"  # an IPC file, where others write streams
-_SLICE = re.compile(r"[\[+(]")
 
 
 @contextmanager
@@ -177,8 +175,7 @@ def read_state(folder: Path) -> tuple[str, list[str]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         found, expected = "it does not list the shards of this folder", "what datasets' save_to_disk writes"
         raise DatasetError(Problem(str(path), found, expected, "mend it or remove it")) from None
-    # What is read as a slice or a sum of splits, `train[:4]`, is saved under that name: its first word is the split.
-    return check_split(_SLICE.split(split)[0], str(path)) if split else "", names
+    return stated_split(split, str(path)) if split else "", names
 
 
 def read_splits(folder: Path) -> list[str]:

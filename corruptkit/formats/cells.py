@@ -70,7 +70,7 @@ def read_table_row(table: pa.Table, row: int, fields: Fields, shard: Shard, edit
 
 def _standard_row(values: Mapping[str, Any], fields: Fields, shard: Shard, number: int) -> Row:
     """The values of a table's row under the names of rows: key, image, label, caption, then the others."""
-    row: Row = {"key": _row_key(values, fields, shard, number)}
+    row: Row = {"key": row_key(values, fields, shard, number)}
     image = values[fields.image] if fields.image else None
     for name, value in (
         ("image", image["bytes"] if isinstance(image, dict) else image),
@@ -83,7 +83,8 @@ def _standard_row(values: Mapping[str, Any], fields: Fields, shard: Shard, numbe
     return row
 
 
-def _row_key(values: Mapping[str, Any], fields: Fields, shard: Shard, number: int) -> str:
+def row_key(values: Mapping[str, Any], fields: Fields, shard: Shard, number: int) -> str:
+    """The key of a row whose values are at hand. Raises DatasetError where it has none."""
     rule, path = shard.layout.key_rule, _image_name(values, fields)
     if fields.key:
         key = values[fields.key]

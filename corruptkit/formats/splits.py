@@ -17,6 +17,7 @@ _WORDS = {
     "test": "test",
 }
 _TOKEN = re.compile(r"[a-z]+")
+_SLICE = re.compile(r"[\[+(]")
 _NAME = re.compile(r"\w[\w-]*(?:\.[\w-]+)*")
 _LONGEST = 100  # bytes: the names of shards hold it, and a file's name has 255
 NAME_RULE = f"letters, digits, '_', '-' and single dots, at most {_LONGEST} bytes"
@@ -32,6 +33,11 @@ def check_split(name: str, where: str) -> str:
     if not is_split(name):
         raise DatasetError(Problem(where, f"the split {name!r:.60}", NAME_RULE, "name the split otherwise"))
     return _WORDS.get(name, name)
+
+
+def stated_split(name: str, where: str) -> str:
+    """A split that `datasets` states: of a slice or a sum of splits, `train[:4]`, the first word."""
+    return check_split(_SLICE.split(name)[0], where)
 
 
 def asked_split(split: str | None) -> str | None:

@@ -126,7 +126,7 @@ def read_conditions(table: pa.Table, fields: Fields, shard: Shard, first: int) -
     faults: dict[int, DatasetError] = {}
     captions = _read_captions(table, fields, shard, faults)
     labels = _read_labels(table, fields, shard, faults)
-    keys = _read_keys(table, fields, shard, first, faults)
+    keys = read_keys(table, fields, shard, first, faults)
     for field in shard.layout.needed:
         lacks = labels < 0 if field == "label" else np.asarray(pc.is_null(captions))
         for row in np.flatnonzero(lacks).tolist():
@@ -189,7 +189,8 @@ def _read_labels(table: pa.Table, fields: Fields, shard: Shard, faults: dict[int
     return np.where(negative, -1, labels)
 
 
-def _read_keys(table: pa.Table, fields: Fields, shard: Shard, first: int, faults: dict[int, DatasetError]) -> pa.Array:
+def read_keys(table: pa.Table, fields: Fields, shard: Shard, first: int, faults: dict[int, DatasetError]) -> pa.Array:
+    """The keys of a piece's rows, null where there is none; `faults` says what is wrong with them."""
     rule = shard.layout.key_rule
     if fields.key:
         column = table[fields.key]
@@ -292,7 +293,7 @@ class Cursor:
         slim = _select_keys(table, self._fields)
         rows = slim if len(kept) == len(table) else slim.take(pa.array(kept))
         faults = dict[int, DatasetError]()
-        keys = _read_keys(rows, self._fields, self._shard, self._first, faults)
+        keys = read_keys(rows, self._fields, self._shard, self._first, faults)
         for error in faults.values():
             raise error
         self._position += len(table)
@@ -301,7 +302,7 @@ class Cursor:
             edited = np.flatnonzero(np.asarray(pc.is_in(keys, value_set=pa.array(list(self._edits), pa.large_string()))))
             by_row = {int(kept[row]): (key, self._edits[key]) for row in edited if (key := keys[row].as_py())}
             self._left.difference_update(key for key, _ in by_row.values())
-            table = _edit_rows(table, by_row, self._fields, self._shard)
+            table = edit_rows(table, by_row, self._fields, self._shard)
             fields = self._fields  # a column `caption` beside the one that is named is another column, and stays
             others = [name for name in table.column_names if name not in (fields.key, fields.image, fields.caption)]
             self.leftovers += count_leftovers(table.select(others), {row: edit for row, (_, edit) in by_row.items()})
@@ -330,7 +331,7 @@ def count_leftovers(others: pa.Table, edits: Mapping[int, RowEdit]) -> int:
     return sum(still_tells(values.values(), edit) for values, edit in zip(rows, told.values(), strict=bool(rows)))
 
 
-def _edit_rows(table: pa.Table, edits: Mapping[int, tuple[str, RowEdit]], fields: Fields, shard: Shard) -> pa.Table:
+def edit_rows(table: pa.Table, edits: Mapping[int, tuple[str, RowEdit]], fields: Fields, shard: Shard) -> pa.Table:
     """A table with its edits (key and edit by row) applied; types, order and metadata stay.
 
     Raises DatasetError where a row does not hold the old value, or the column's type does not hold the new one.
@@ -359,21 +360,30 @@ def _replace_cells(
     try:
         return _set_cells(table, name, new)
     except (pa.ArrowInvalid, OverflowError):
-        found, do = f"the column '{name}' of type {table.schema.field(name).type} cannot hold every class", "cast it to int64"
-        raise DatasetError(Problem(str(shard.file), found, do=do)) from None
+        raise too_narrow(name, table.schema.field(name).type, field, str(shard.file)) from None
+
+
+def too_narrow(name: str, kind: Any, field: FieldName, file: str) -> DatasetError:
+    """A column's type does not hold the new values."""
+    held, do = ("class", "cast it to int64") if field == "label" else ("caption", "cast it to text")
+    return DatasetError(Problem(file, f"the column '{name}' of type {kind} cannot hold every {held}", do=do))
 
 
 def _set_cells(table: pa.Table, name: str, values: Mapping[int, Any]) -> pa.Table:
-    """A table with some cells of one column replaced; the rest of the column is copied, not read."""
+    """A table with some cells of one column replaced."""
     number = table.column_names.index(name)
-    kind = table.schema.field(number).type
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    take = np.arange(len(table))
-    take[list(values)] = len(table) + np.arange(len(values))
-    column = pa.chunked_array([_one(table[number]), pa.array(list(values.values()), plain)]).take(pa.array(take))
-    if pa.types.is_dictionary(kind):
-        column = column.dictionary_encode().cast(kind)
-    return table.set_column(number, table.schema.field(number), column)
+    column = _one(table[number])
+    fresh = pa.array(list(values.values()), column.type)
+    return table.set_column(number, table.schema.field(number), set_cells(table[number], list(values), fresh))
+
+
+def set_cells(column: pa.ChunkedArray, rows: Any, values: pa.Array) -> pa.ChunkedArray:
+    """A column with the cells of some rows replaced by values that its type holds; the rest is copied, not read."""
+    take = np.arange(len(column))
+    take[rows] = len(column) + np.arange(len(rows))
+    plain = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    edited = pa.chunked_array([_one(column), values.cast(plain)]).take(pa.array(take))
+    return edited.dictionary_encode().cast(column.type) if pa.types.is_dictionary(column.type) else edited
 
 
 def standard_tables(
