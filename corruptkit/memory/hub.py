@@ -69,14 +69,17 @@ def edit_dataset(dataset: datasets.Dataset, held: Held, plan: Plan) -> datasets.
     names = [name for name in features if name in edited or features[name] != dataset.features[name]]
     placed = {field: (places if rows is None else rows[places], values) for field, (places, values) in cells.items()}
     columns = edit_columns({name: base.data.table[name] for name in names}, placed, held)
-    base = base.remove_columns(names)
-    for name, column in columns.items():
-        base = base.add_column(name, column, feature=features[name])
+    longest = max(features, key=len, default="")
+    new_names = {f"{longest} {name}": name for name in columns}  # longer than any that there is
+    for new_name, name in new_names.items():
+        base = base.add_column(new_name, columns[name], feature=features[name])
+    base = base.remove_columns(names).rename_columns(new_names)
     base = base.select_columns(list(features))
     indices = dataset._indices  # noqa: SLF001 - what selects and orders rows holds for the new columns too
     made = datasets.Dataset(base.data, info=base.info, split=dataset.split, indices_table=indices, fingerprint=mark)
     shown = dataset.format
-    made.set_format(shown["type"], shown["columns"], shown["output_all_columns"], **shown["format_kwargs"])
+    columns_shown = None if shown["columns"] == dataset.column_names else shown["columns"]  # None: those that are added later too
+    made.set_format(shown["type"], columns_shown, shown["output_all_columns"], **shown["format_kwargs"])
     return made
 
 

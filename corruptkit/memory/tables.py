@@ -130,7 +130,7 @@ def _read_slim(pieces: Iterable[pa.Table], fields: Fields) -> tuple[list[pa.Tabl
     slim, empty, start = list[pa.Table](), [np.zeros(0, np.int64)], 0
     for piece in pieces:
         slim.append(slim_piece(piece, fields))
-        if fields.image in piece.column_names:
+        if fields.image and fields.image in piece.column_names:
             empty.append(np.flatnonzero(_lacks_image(piece[fields.image])) + start)
         start += len(piece)
     return slim, np.concatenate(empty)
