@@ -212,10 +212,10 @@ def image_paths(table: pa.Table, fields: Fields, shard: Shard, faults: dict[int,
 
 
 def _path_keys(paths: pa.Array, rule: str, shard: Shard, faults: dict[int, DatasetError]) -> pa.Array:
-    keyer, keys = make_keyer(rule, str(shard.file)), list[str | None]()
+    keyer, name, keys = make_keyer(rule, str(shard.file)), shard.name, list[str | None]()
     for row, path in enumerate(paths.to_pylist()):
         try:
-            keys.append(None if path is None else keyer(strip_suffix(path), shard.name, 0))
+            keys.append(None if path is None else keyer(strip_suffix(path), name, 0))
         except DatasetError as error:
             faults.setdefault(row, error)
             keys.append(None)
