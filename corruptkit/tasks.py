@@ -24,10 +24,11 @@ from corruptkit.files import Span, copy_patched, open_atomic, write_atomic
 from corruptkit.formats import FORMATS, arrow, imagefolder, parquet
 from corruptkit.formats.arrow import describe_state
 from corruptkit.formats.conditions import RowEdit, chain_edits, still_tells
+from corruptkit.formats.editing import count_leftovers
 from corruptkit.formats.layout import ROW_FIELDS, KeyEncoding, Row, Shard, Spot, pack_rows
 from corruptkit.formats.members import write_rows
 from corruptkit.formats.sidecar import name_edits, rewrite_pair, sidecar_leftovers, sidecar_of
-from corruptkit.formats.table import class_names, count_leftovers
+from corruptkit.formats.table import class_names
 from corruptkit.formats.webdataset import patch_shard
 from corruptkit.index import Index, ShardStat
 from corruptkit.manifest import FOLDER, FileRecord, ShardRecord

@@ -15,22 +15,19 @@ import pyarrow as pa
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.cells import read_table_row, read_table_rows
 from corruptkit.formats.conditions import RowEdit
+from corruptkit.formats.editing import Cursor, edited_tables, fit_table, standard_tables
 from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
 from corruptkit.formats.splits import hub_name, stated_split
 from corruptkit.formats.table import (
-    Cursor,
     Fields,
     check_names,
     default_rule,
-    edited_tables,
     find_fields,
     find_image,
-    fit_table,
     has_path,
     lacks_bytes,
     needs_images,
     scan_tables,
-    standard_tables,
 )
 
 SAVED_SPLITS = "dataset_dict.json"  # beside the folders that a DatasetDict is saved to

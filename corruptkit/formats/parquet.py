@@ -19,21 +19,18 @@ import pyarrow.parquet as pq
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.cells import read_table_row, read_table_rows
 from corruptkit.formats.conditions import RowEdit
+from corruptkit.formats.editing import Cursor, edited_tables, fit_table, standard_tables
 from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
 from corruptkit.formats.table import (
-    Cursor,
     Fields,
     check_names,
     default_rule,
-    edited_tables,
     find_fields,
     find_image,
-    fit_table,
     has_path,
     lacks_bytes,
     needs_images,
     scan_tables,
-    standard_tables,
 )
 
 _PIECE_ROWS, _PIECE_BYTES = 1024, 32 << 20  # read at a time, at most and about

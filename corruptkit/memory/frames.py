@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from corruptkit.formats.conditions import FieldName
-from corruptkit.formats.table import Fields, has_path, too_narrow
+from corruptkit.formats.editing import too_narrow
+from corruptkit.formats.table import Fields, has_path
 from corruptkit.memory.tables import Held, How, column_of, edit_columns, find_cells, read_pieces
 from corruptkit.plan import Plan
 

@@ -13,8 +13,9 @@ from corruptkit.digest import canonical_json, sha256_hex
 from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.cells import row_key
 from corruptkit.formats.conditions import FieldName, RowEdit
+from corruptkit.formats.editing import edit_rows
 from corruptkit.formats.layout import Shard, changed_source
-from corruptkit.formats.table import Fields, edit_rows, read_keys
+from corruptkit.formats.table import Fields, read_keys
 from corruptkit.memory.tables import (
     Held,
     How,

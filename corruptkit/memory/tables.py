@@ -16,21 +16,11 @@ import pyarrow.compute as pc
 from corruptkit.corruptions.rows import Ints
 from corruptkit.errors import CatalogError, DatasetError, Problem, nearest_word
 from corruptkit.formats.conditions import FIELDS, Columns, FieldName
+from corruptkit.formats.editing import set_cells, too_narrow
 from corruptkit.formats.keys import RULES, check_rule
 from corruptkit.formats.layout import Layout, Shard
 from corruptkit.formats.splits import asked_split, stated_split
-from corruptkit.formats.table import (
-    Fields,
-    check_names,
-    class_names,
-    default_rule,
-    find_fields,
-    find_image,
-    has_path,
-    scan_tables,
-    set_cells,
-    too_narrow,
-)
+from corruptkit.formats.table import Fields, check_names, class_names, default_rule, find_fields, find_image, has_path, scan_tables
 from corruptkit.index import Index, ShardStat, list_excluded, make_index
 from corruptkit.plan import Plan
 

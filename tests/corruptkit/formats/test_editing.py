@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from corruptkit.errors import DatasetError
-from corruptkit.formats.table import fit_table
+from corruptkit.formats.editing import fit_table
 
 SCHEMA = pa.schema([("key", pa.large_string()), ("note", pa.int64())])
 
