@@ -9,8 +9,9 @@ Names: the first word of a class's synset. Where two names are equal in lower ca
 hypernym in brackets: "crane (wading bird)", "crane (lifting device)".
 
 Superclasses: the synsets above the classes, along first hypernyms, are visited from the deepest (of equal depth, the smaller offset
-first). A synset that has at least 4 classes below it (or is one of them) which no deeper synset took makes them one group; what is left
-at the root is a group of its own. For the 100 classes of imagenet100.txt the same rule is applied to these alone.
+first). A synset that has at least 4 classes below it (or is one of them) which no deeper synset took makes them one group, unless more
+than an eighth of all classes are below it: "organism" and "device" say too little. What nobody took is in no group. imagenet100.txt's 100
+classes are cut by the same rule, applied to these alone.
 
 CIFAR-100: cifar100_synsets.json gives each of its 100 classes the synsets that its name means. A class of ImageNet overlaps with it if its
 synset is one of these or lies under one, along any hypernyms. imagenet-cifar100.json holds all overlapping classes as one group: the paper
@@ -34,6 +35,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 CATALOG = HERE.parent / "catalog"
 LEAST = 4  # classes in a superclass
+SHARE = 8  # a synset with more than one in this many of all classes below it is too general
 
 
 class Synset(NamedTuple):
@@ -61,9 +63,7 @@ def name_classes(classes: Iterable[str], nouns: Mapping[str, Synset]) -> dict[st
     """A name for each class, distinct without regard to case."""
     first = {wnid: nouns[wnid].words[0] for wnid in classes}
     times = Counter(name.lower() for name in first.values())
-    return {
-        wnid: name if times[name.lower()] == 1 else f"{name} ({nouns[nouns[wnid].above[0]].words[0]})" for wnid, name in first.items()
-    }
+    return {wnid: name if times[name.lower()] == 1 else f"{name} ({nouns[nouns[wnid].above[0]].words[0]})" for wnid, name in first.items()}
 
 
 def trace_chain(wnid: str, nouns: Mapping[str, Synset]) -> list[str]:
@@ -75,7 +75,7 @@ def trace_chain(wnid: str, nouns: Mapping[str, Synset]) -> list[str]:
 
 
 def cut_tree(classes: list[str], nouns: Mapping[str, Synset]) -> list[list[int]]:
-    """Superclasses: a partition of the classes' numbers."""
+    """Superclasses: disjoint groups of the classes' numbers."""
     below: dict[str, list[int]] = defaultdict(list)
     depth = {}
     for number, wnid in enumerate(classes):
@@ -87,7 +87,7 @@ def cut_tree(classes: list[str], nouns: Mapping[str, Synset]) -> list[list[int]]
     taken: set[int] = set()
     for synset in sorted(below, key=lambda synset: (-depth[synset], synset)):
         free = [number for number in below[synset] if number not in taken]
-        if len(free) >= LEAST or (free and depth[synset] == 1):
+        if len(free) >= LEAST and len(below[synset]) * SHARE <= len(classes):
             groups.append(free)
             taken.update(free)
     return sorted(groups)
