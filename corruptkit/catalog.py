@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from corruptkit.errors import CatalogError, Problem, nearest_word, validation_problems
 from corruptkit.fetching import FETCHERS
+from corruptkit.formats.splits import hub_name
 
 if TYPE_CHECKING:
     from corruptkit.recipe import Recipe
@@ -23,12 +26,23 @@ if TYPE_CHECKING:
 _NAME = re.compile("[a-z0-9][a-z0-9_.-]*")
 _RATIO = re.compile(r"0|1|0\.[0-9]*[1-9]")
 _KEY_RULES = ("sample", "path", "stem", "shard/key", "ordinal", "column:NAME", "json:FIELD", "regex:R")
-# Content that a ladder may name lies beside it: groups, matrices, key files.
+# Content that a file may name lies beside it: groups, matrices, key files, names of classes.
 _INPUTS = (".csv", ".json", ".txt")
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Entry = TypeVar("Entry", bound=BaseModel)
+
+
+class Mirror(BaseModel):
+    """One place where a data set lies, in a layout of its own; `rows` by split, as they are known there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, Field(pattern="^https?://[^ ]+$")]
+    format: Literal["webdataset", "parquet", "arrow", "imagefolder", "archives", "urls"]
+    rows: Mapping[Text, Count] = Field(default_factory=dict)
+    note: str = ""
 
 
 class Source(BaseModel):
@@ -47,7 +61,8 @@ class Source(BaseModel):
     fields: Annotated[tuple[Literal["label", "caption"], ...], Field(min_length=1)]
     classes: Annotated[int, Field(strict=True, ge=1)] | None = None
     class_names: tuple[Text, ...] = ()
-    splits: Mapping[Text, Count] = Field(default_factory=dict)  # rows of each split, as published
+    splits: Mapping[Text, Count] = Field(default_factory=dict)  # rows of each split, as `get` gets them
+    mirrors: tuple[Mirror, ...] = ()
     fetch: str = ""
     needs_consent: Annotated[bool, Field(strict=True)] = True
     get: Text
@@ -119,7 +134,7 @@ class Variant(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str  # SOURCE/LABEL-RATIO-sSEED; LABEL-RATIO-sSEED may be written with _ for -, as the Hub's rules ask for
     source: str
     seed: int
     chain: tuple[dict[str, Any], ...]
@@ -147,6 +162,29 @@ class Catalog:
     def variant(self, name: str) -> Variant:
         return _find_entry(self.variants, name, "variant", self.folder)
 
+    def match(self, pattern: str) -> list[Variant]:
+        """The variants of one source whose names match a pattern, in the order of the catalog."""
+        found = [self.variants[name] for name in match_names(pattern, self.variants)]
+        sources = list(dict.fromkeys(variant.source for variant in found))
+        if not found:
+            self.variant(pattern)
+        if len(sources) > 1:
+            said = f"'{pattern}' matches variants of {len(sources)} sources: {', '.join(sources[:3])}"
+            raise CatalogError(Problem(str(self.folder), said, "variants of one", f"write {sources[0]}/..."))
+        return found
+
+
+def match_names(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a shell-style pattern matches; one may be written as the Hub writes it."""
+    return [name for name in names if fnmatchcase(name, pattern) or hub_name(name) == pattern]
+
+
+def name_classes(stage: Mapping[str, Any], class_names: Iterable[str]) -> dict[str, Any]:
+    """A stage; one of mode `template` that states no names gets those of its source, where it has any."""
+    takes = stage.get("mode") == "template" and "names" not in stage
+    names = list(class_names) if takes else []
+    return {**stage, "names": names} if names else dict(stage)
+
 
 def load_catalog(folder: Path | None = None) -> Catalog:
     """Read a catalog: `folder`, else $CORRUPTKIT_CATALOG, else the one that ships with corruptkit.
@@ -161,12 +199,16 @@ def load_catalog(folder: Path | None = None) -> Catalog:
         source = _read_source(path, problems)
         sources |= {} if source is None else {source.name: source}
     # A source that is broken itself is reported already; a grid that names it is no second problem.
-    known = {path.stem for path in files["sources"]}
+    known = {path.stem: sources.get(path.stem) for path in files["sources"]}
     variants: dict[str, Variant] = {}
+    hub: dict[str, str] = {}
     for path in files["variants"]:
         for variant in _read_grid(path, known, problems):
             if variant.name in variants:
                 problems.append(Problem(str(path), f"variant '{variant.name}' is stated twice", do="give a ladder a name of its own"))
+            elif hub.setdefault(hub_name(variant.name), variant.name) != variant.name:
+                found = f"variants '{hub[hub_name(variant.name)]}' and '{variant.name}' have one name on the Hub"
+                problems.append(Problem(str(path), found, do="give a ladder another name"))
             variants[variant.name] = variant
     if problems:
         raise CatalogError(*dict.fromkeys(problems))
@@ -201,7 +243,7 @@ def _list_files(root: Path, problems: list[Problem]) -> dict[str, list[Path]]:
         for file in sorted(file for file in path.iterdir() if not file.name.startswith(".")):
             if file.suffix == ".toml" and _NAME.fullmatch(file.stem):
                 found[path.name].append(file)
-            elif file.suffix in _INPUTS and path.name == "variants":
+            elif file.suffix in _INPUTS and (path.name == "variants" or file.suffix != ".csv"):
                 found["inputs"].append(file)
             else:
                 problems.append(Problem(str(file), "unexpected file", "NAME.toml, in lower case", "rename it or move it away"))
@@ -222,7 +264,7 @@ def _validate_table(model: type[Entry], table: Mapping[str, Any], path: Path, pr
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        problems += validation_problems(error, str(path), {"": model.model_fields})
+        problems += validation_problems(error, str(path), {"": model.model_fields, "mirrors": Mirror.model_fields})
         return None
 
 
@@ -232,10 +274,18 @@ def _read_source(path: Path, problems: list[Problem]) -> Source | None:
         return None
     if "name" in table:
         problems.append(Problem(str(path), "unknown field 'name'", do="leave it out: the file's stem is the name", key="name"))
+    names = table.get("class_names")
+    if isinstance(names, str):
+        try:
+            table["class_names"] = json.loads((path.parent / names).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+            problems.append(Problem(str(path), f"cannot read '{names}': {reason}", "a JSON array of names", "mend it", key="class_names"))
+            return None
     return _validate_table(Source, table | {"name": path.stem}, path, problems)
 
 
-def _read_grid(path: Path, sources: Iterable[str], problems: list[Problem]) -> Iterator[Variant]:
+def _read_grid(path: Path, sources: Mapping[str, Source | None], problems: list[Problem]) -> Iterator[Variant]:
     """The variants of a file, in its order; what is wrong joins `problems`."""
     table = _read_table(path, problems)
     grid = None if table is None else _validate_table(Grid, table, path, problems)
@@ -243,14 +293,16 @@ def _read_grid(path: Path, sources: Iterable[str], problems: list[Problem]) -> I
         return
     if grid.source not in sources:
         problems.append(Problem(str(path), f"unknown source '{grid.source}'", do=nearest_word(grid.source, sources), key="source"))
+    source = sources.get(grid.source)
+    names = source.class_names if source else ("unknown",)
     for number, ladder in enumerate(grid.ladder):
-        found = list(_check_ladder(ladder, path))
+        found = list(_check_ladder(ladder, names, path))
         problems += [replace(problem, key=f"ladder.{number}.{problem.key.rpartition('.')[2]}".rstrip(".")) for problem in found]
         if not found:
-            yield from _expand_ladder(ladder, grid.source, path)
+            yield from _expand_ladder(ladder, grid.source, names, path)
 
 
-def _check_ladder(ladder: Ladder, path: Path) -> Iterator[Problem]:
+def _check_ladder(ladder: Ladder, names: Iterable[str], path: Path) -> Iterator[Problem]:
     from corruptkit.corruptions import KINDS
     from corruptkit.recipe import parse_recipe
 
@@ -264,20 +316,18 @@ def _check_ladder(ladder: Ladder, path: Path) -> Iterator[Problem]:
     if not unknown:
         try:
             # One rung stands for all: the ratios and seeds themselves are checked already.
-            parse_recipe({"seed": ladder.seeds[0], "chain": [ladder.stage(ladder.ratios[0])]}, str(path), path.parent)
+            parse_recipe({"seed": ladder.seeds[0], "chain": [name_classes(ladder.stage(ladder.ratios[0]), names)]}, str(path), path.parent)
         except CatalogError as error:
             yield from error.problems
 
 
-def _expand_ladder(ladder: Ladder, source: str, path: Path) -> Iterator[Variant]:
-    from corruptkit.corruptions import KINDS
+def _expand_ladder(ladder: Ladder, source: str, names: Iterable[str], path: Path) -> Iterator[Variant]:
+    from corruptkit.recipe import name_variant
 
-    usual = KINDS[ladder.kind].model_fields["mode"].default
-    label = ladder.name or (ladder.kind if ladder.mode in (None, usual) else f"{ladder.kind}-{ladder.mode}")
     for ratio in ladder.ratios:
+        stage = name_classes(ladder.stage(ratio), names)
         for seed in ladder.seeds:
-            name = f"{source}/{label}-{ratio}-s{seed}"
-            yield Variant(name=name, source=source, seed=seed, chain=(ladder.stage(ratio),), file=path)
+            yield Variant(name=name_variant(source, stage, seed, ladder.name or ""), source=source, seed=seed, chain=(stage,), file=path)
 
 
 def _digest_files(root: Path, paths: Iterable[Path]) -> str:

@@ -72,7 +72,9 @@ def _add_make(commands: Any) -> None:
         kind.add_argument("--constant", metavar="R", help="share of captions to replace by one --text")
         kind.add_argument("--words", metavar="R", help="share of captions whose words to edit, as much as --level says")
         kind.add_argument("--recipe", metavar="FILE", help="a recipe in TOML: a seed and a chain of corruptions")
-        kind.add_argument("--variant", metavar="NAME", help="a variant of the catalog, such as openmoji/swap-0.05-s0")
+        kind.add_argument(
+            "--variant", metavar="NAME", help="a variant of the catalog, such as openmoji/swap-0.05-s0; 'openmoji/swap-*' are several"
+        )
         what.add_argument(
             "--mode",
             metavar="M",
@@ -84,7 +86,9 @@ def _add_make(commands: Any) -> None:
         what.add_argument("--embeddings", metavar="FILE", help="Parquet of key and embedding, for --swap --mode far or near")
         what.add_argument("--level", type=_count, metavar="1-5", help="how many tenths of its words --words edits in a caption (default 1)")
         what.add_argument("--text", metavar="T", help="the caption that --constant gives; {} in it is the class name of --mode template")
-        what.add_argument("--names", metavar="FILE", help="the class names, a JSON array of K texts, for --constant")
+        what.add_argument(
+            "--names", metavar="FILE", help="the class names for --constant, a JSON array of K texts (default: the catalog's)"
+        )
         what.add_argument(
             "--of", type=_one_of("all", "eligible"), metavar="all|eligible", help="what the ratio is a share of (default: all rows)"
         )
@@ -149,6 +153,7 @@ def _add_readers(commands: Any) -> None:
     _add_source_flags(parser)
     parser = _add_command(commands, "list", "list what there is: sources, variants or kinds")
     parser.add_argument("what", type=_one_of("sources", "variants", "kinds"), metavar="sources|variants|kinds", help="what to list")
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="only what this matches, such as 'cc3m/swap-*'")
     parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
     parser = _add_command(commands, "fetch", "get a data set that is free to have")
     parser.add_argument("name", metavar="NAME", help="a data set of `corruptkit list sources`")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tqdm import tqdm
 
-from corruptkit.catalog import Catalog, Source, load_catalog
+from corruptkit.catalog import Catalog, Source, load_catalog, name_classes
 from corruptkit.corruptions import KINDS
 from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
 from corruptkit.diff import diff
@@ -23,9 +23,10 @@ from corruptkit.fetching import fetch
 from corruptkit.files import explain_disk, local_path, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
+from corruptkit.listing import describe_entries, describe_stage
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
 from corruptkit.plan import Plan, make_plan
-from corruptkit.recipe import Recipe, load_recipe, parse_recipe
+from corruptkit.recipe import Recipe, folder_name, load_recipe, name_variant, parse_recipe
 from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
@@ -174,21 +175,27 @@ def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Re
     dataset = None if args.source is None else open_dataset(args.source, key=args.key, classes=args.classes, **_source_flags(args))
     catalog = load_catalog(Path(args.catalog) if args.catalog else None)
     if args.variant is not None:
-        entry = catalog.variant(args.variant)
+        entries = catalog.match(args.variant)
         _refuse_flags(args, "--variant", (*_STAGE_FLAGS, "seed"))
-        recipe = entry.recipe()
-        dataset = _open_entry(args, catalog.source(args.dataset or entry.source)) if dataset is None else dataset
-        return catalog, dataset, [(args.variant.replace("/", "-"), recipe)]
+        recipes = [(folder_name(entry.name), entry.recipe()) for entry in entries]
+        dataset = _open_entry(args, catalog.source(args.dataset or entries[0].source)) if dataset is None else dataset
+        return catalog, dataset, recipes
     if args.recipe is not None:
         _refuse_flags(args, "--recipe", (*_STAGE_FLAGS, "seed"))
-        chains = [(Path(args.recipe).stem, load_recipe(Path(args.recipe)))]
+        chains = [load_recipe(Path(args.recipe))]
     else:
-        chains = _read_chains(args)
+        chains = _read_chains(args, () if args.dataset is None else catalog.source(args.dataset).class_names)
     if dataset is None:
         if args.dataset is None:
             raise CatalogError(Problem("corruptkit make", "nothing says what to corrupt", do="give --dataset NAME or --source PATH"))
         dataset = _open_entry(args, catalog.source(args.dataset))
-    return catalog, dataset, chains if args.recipe is not None else [(f"{dataset.name}-{name}", recipe) for name, recipe in chains]
+    if args.recipe is not None:
+        return catalog, dataset, [(Path(args.recipe).stem, recipe) for recipe in chains]
+    return (
+        catalog,
+        dataset,
+        [(folder_name(name_variant(dataset.name, recipe.chain[0].model_dump(), recipe.seed)), recipe) for recipe in chains],
+    )
 
 
 def _refuse_flags(args: Namespace, owner: str, names: tuple[str, ...]) -> None:
@@ -203,7 +210,8 @@ def _kind_of(args: Namespace) -> str | None:
     return next((kind for kind in KINDS if getattr(args, kind) is not None), None)
 
 
-def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
+def _read_chains(args: Namespace, class_names: Iterable[str]) -> list[Recipe]:
+    """The recipes that the flags of a kind state, one for each ratio and seed."""
     kind = _kind_of(args)
     if kind is None:
         kinds = ", ".join(f"--{name} R" for name in KINDS)
@@ -211,14 +219,11 @@ def _read_chains(args: Namespace) -> list[tuple[str, Recipe]]:
     given = {name: getattr(args, name) for name in _STAGE_FLAGS if getattr(args, name) is not None}
     found = []
     for ratio, seed in product(getattr(args, kind).split(","), (args.seed or "0").split(",")):
-        stage = {"kind": kind, "ratio": ratio.strip(), **given}
+        stage = name_classes({"kind": kind, "ratio": ratio.strip(), **given}, class_names)
         try:
-            recipe = parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path())
+            found.append(parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path()))
         except CatalogError as error:
             raise CatalogError(*(_name_flag(problem, kind) for problem in error.problems)) from None
-        corruption = recipe.chain[0]
-        mode = "" if corruption.mode == KINDS[kind].model_fields["mode"].default else f"-{corruption.mode}"
-        found.append((f"{kind}{mode}-{corruption.ratio}-s{recipe.seed}", recipe))
     return found
 
 
@@ -308,12 +313,13 @@ def _shown(value: str | None) -> str:
 def show_variant(args: Namespace) -> Outcome:
     place = local_path(args.path)
     manifest = read_manifest(place)
+    chain = ", then ".join(map(describe_stage, manifest.identity["recipe"]["chain"]))
     source, made = manifest.identity["source"], manifest.circumstance
     lines = [
         f"{args.path}: {made.format}, variant_id {manifest.variant_id}",
         f"  source    {manifest.source.name}, split {source['split']}, {source['rows']:,} rows, K = {source['classes']}",
         f"  from      {manifest.source.source_url}",
-        f"  recipe    seed {manifest.identity['recipe']['seed']}: {', then '.join(map(_stage_line, manifest.identity['recipe']['chain']))}",
+        f"  recipe    seed {manifest.identity['recipe']['seed']}: {chain}",
         f"  counts    {_count_line(manifest.counts)}",
         f"  files     {_size_line(manifest)}",
         f"  made      {made.finished} with corruptkit {made.versions.get('corruptkit', '?')}",
@@ -329,11 +335,6 @@ def _size_line(manifest: Manifest) -> str:
     if manifest.shards:
         return f"{len(manifest.shards)} shards, {sum(shard.bytes for shard in manifest.shards):,} bytes"
     return f"a plan of {sum(record.bytes for record in manifest.files):,} bytes, applied while the source is read"
-
-
-def _stage_line(stage: dict[str, Any]) -> str:
-    rest = ", ".join(f"{name} {value}" for name, value in stage.items() if name not in ("kind", "ratio") and value is not None)
-    return f"{stage.get('kind')} {stage.get('ratio')}" + (f" ({rest})" if rest else "")
 
 
 def index_source(args: Namespace) -> Outcome:
@@ -366,17 +367,8 @@ def _describe_index(index: Index) -> dict[str, Any]:
 
 
 def list_entries(args: Namespace) -> Outcome:
-    if args.what == "kinds":
-        modes = {kind: ", ".join(get_args(model.model_fields["mode"].annotation)) for kind, model in KINDS.items()}
-        found = {kind: f"{model.__doc__} Modes: {modes[kind]}." for kind, model in KINDS.items()}
-    else:
-        catalog = load_catalog(Path(args.catalog) if args.catalog else None)
-        if args.what == "sources":
-            found = {name: f"{entry.title} ({entry.license})" for name, entry in catalog.sources.items()}
-        else:
-            found = {name: f"seed {entry.seed}: {', '.join(map(_stage_line, entry.chain))}" for name, entry in catalog.variants.items()}
-    width = max(map(len, found), default=0)
-    return Outcome([f"{name:<{width}}  {text}" for name, text in found.items()], {args.what if args.what != "variants" else "names": found})
+    lines, found = describe_entries(args.what, args.pattern, lambda: load_catalog(Path(args.catalog) if args.catalog else None))
+    return Outcome(lines, {args.what if args.what != "variants" else "names": found})
 
 
 def fetch_source(args: Namespace) -> Outcome:

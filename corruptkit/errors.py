@@ -45,6 +45,7 @@ def _bare_url(url: str) -> str:
 
 
 _LONGEST = 80
+_MOST_WORDS = 20
 _LONGEST_KEY = 200  # a pax header may give a member a name of a megabyte
 
 
@@ -105,10 +106,14 @@ class LeftoverWarning(UserWarning):
 
 
 def nearest_word(word: str, valid: Iterable[str]) -> str:
-    """The advice for a misspelt word: the nearest valid one, or all of them."""
+    """The advice for a misspelt word: the nearest valid one, or all of them (of many, the first few)."""
     words = sorted(valid)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"valid are: {', '.join(words)}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if len(words) > _MOST_WORDS:
+        return f"valid are {len(words)} words, such as: {', '.join(words[:3])}"
+    return f"valid are: {', '.join(words)}"
 
 
 def split_message(file: str, message: str, key: str = "") -> Problem:

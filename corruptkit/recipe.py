@@ -72,6 +72,18 @@ def load_recipe(path: Path) -> Recipe:
     return parse_recipe(table, str(path), path.parent)
 
 
+def name_variant(source: str, stage: Mapping[str, Any], seed: int | str, label: str = "") -> str:
+    """The name of a variant of one stage, SOURCE/KIND[-MODE]-RATIO-sSEED, or with a label in place of kind and mode."""
+    kind, mode = stage["kind"], stage.get("mode")
+    usual = mode in (None, KINDS[kind].model_fields["mode"].default)
+    return f"{source}/{label or (kind if usual else f'{kind}-{mode}')}-{stage['ratio']}-s{seed}"
+
+
+def folder_name(variant: str) -> str:
+    """The folder that a variant is written to where nothing else is said."""
+    return variant.replace("/", "-")
+
+
 def drops_labels(identity: RecipeIdentity) -> bool:
     """Whether a recipe gives rows the null label K: its variants declare it."""
     return any(stage.get("kind") == "drop" and stage.get("mode") == "label" for stage in identity["chain"])

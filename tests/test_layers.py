@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "corruptkit"
 # From the top down. Names are files of the package, or folders.
 LAYERS = (
     {"__main__", "cli", "commands"},
-    {"compare", "conversion", "diff", "memory", "publish", "report", "restore", "tasks", "verify", "write"},
+    {"compare", "conversion", "diff", "listing", "memory", "publish", "report", "restore", "tasks", "verify", "write"},
     {"catalog", "dataset", "edits", "index", "plan", "target"},
     {"manifest", "recipe"},
     {"corruptions", "engines", "fetching", "formats"},

@@ -55,6 +55,6 @@ def folder_split(name: str) -> str | None:
     return _WORDS.get(name.lower())
 
 
-def hub_name(split: str) -> str:
-    """A split as `datasets` can name it, whose names have no hyphens."""
-    return split.replace("-", "_")
+def hub_name(name: str) -> str:
+    """A split or a variant as `datasets` can name it, whose names have no hyphens: swap-0.05-s0 is swap_0.05_s0."""
+    return name.replace("-", "_")
