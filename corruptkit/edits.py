@@ -23,17 +23,20 @@ def digest_edits(edits: pa.Table) -> str:
 
 def compose_edits(edits: pa.Table) -> pa.Table:
     """One row for each (row, field) that differs in the end, ascending (key bytes, label before caption): key, field, old, new."""
-    keys, caption = _one(edits["key"]), np.asarray(pc.equal(_one(edits["field"]), "caption"))
+    keys = _one(edits["key"])
     new_key = np.ones(len(keys), np.bool_)
     new_key[1:] = np.asarray(pc.not_equal(keys[:-1], keys[1:])) if len(keys) > 1 else True
-    group = np.cumsum(new_key) * 2 + caption
-    order = np.argsort(group, kind="stable")  # within a key: field, then stage
-    edge = np.ones(len(order) + 1, np.bool_)
-    edge[1:-1] = np.diff(group[order]) != 0
-    first, last = order[edge[:-1]], order[edge[1:]]
-    table = edits.take(pa.array(first)).select(["key", "field", "old"])
-    table = table.append_column("new", edits["new"].take(pa.array(last)))
-    return table.filter(pc.not_equal(table["old"], table["new"])).combine_chunks()
+    table = edits.select(["key", "field", "old", "new"])
+    if not new_key.all():
+        group = np.cumsum(new_key) * 2 + np.asarray(pc.equal(_one(edits["field"]), "caption"))
+        order = np.argsort(group, kind="stable")  # within a key: field, then stage
+        edge = np.ones(len(order) + 1, np.bool_)
+        edge[1:-1] = np.diff(group[order]) != 0
+        first, last = order[edge[:-1]], order[edge[1:]]
+        table = table.take(pa.array(first)).set_column(3, "new", edits["new"].take(pa.array(last)))
+    differs = pc.not_equal(table["old"], table["new"])
+    # Most plans have one edit a row: their columns are shared, not copied.
+    return (table if pc.all(differs, min_count=0).as_py() else table.filter(differs)).combine_chunks()
 
 
 def reverse_edits(composed: pa.Table) -> pa.Table:
