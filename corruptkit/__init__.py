@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
     from corruptkit.index import Index
     from corruptkit.manifest import Manifest, read_manifest
-    from corruptkit.plan import Plan, make_plan
+    from corruptkit.plan import Plan, make_plan, make_plans
     from corruptkit.recipe import Recipe, load_recipe
     from corruptkit.restore import restore
     from corruptkit.verify import Verification, verify
-    from corruptkit.write import write_variant
+    from corruptkit.write import write_variant, write_variants
 
 # Where each public name lives; a name is imported when it is first used, so that `import corruptkit` costs nothing.
 _HOMES = {
@@ -28,11 +28,11 @@ _HOMES = {
     "errors": ("CatalogError", "ConflictError", "CorruptkitError", "DatasetError", "IntegrityError", "Problem"),
     "index": ("Index",),
     "manifest": ("Manifest", "read_manifest"),
-    "plan": ("Plan", "make_plan"),
+    "plan": ("Plan", "make_plan", "make_plans"),
     "recipe": ("Recipe", "load_recipe"),
     "restore": ("restore",),
     "verify": ("Verification", "verify"),
-    "write": ("write_variant",),
+    "write": ("write_variant", "write_variants"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -58,11 +58,13 @@ __all__ = [
     "diff",
     "load_recipe",
     "make_plan",
+    "make_plans",
     "open_dataset",
     "read_manifest",
     "restore",
     "verify",
     "write_variant",
+    "write_variants",
 ]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corruptkit.corruptions.rows import Ints
 from corruptkit.digest import plan_digest
 from corruptkit.errors import IntegrityError, Problem
 from corruptkit.formats.conditions import RowEdit
@@ -53,8 +53,8 @@ class EditMap:
     """Composed edits over the rows of an index: row i in source order has `count[i]` of them, from `first[i]` on."""
 
     composed: pa.Table
-    first: Ints
-    count: Ints
+    first: npt.NDArray[np.int32]
+    count: npt.NDArray[np.int32]
 
     def of_rows(self, start: int, stop: int) -> list[tuple[int, RowEdit]]:
         """The edits of rows [start, stop), each with its row."""
@@ -85,7 +85,8 @@ def map_edits(composed: pa.Table, index: Index, where: str = "plan") -> EditMap:
         raise IntegrityError(Problem(where, f"{missing} edits of rows that the source does not have", do="name the source it was made of"))
     has = found >= 0
     counts = np.append(np.diff(np.append(starts, len(keys))), 0)
-    return EditMap(composed, np.where(has, np.append(starts, 0)[found], 0), np.where(has, counts[found], 0))
+    places = (np.where(has, of_edit[found], 0).astype(np.int32) for of_edit in (np.append(starts, 0), counts))
+    return EditMap(composed, *places)
 
 
 def edit_index(index: Index, composed: pa.Table, *, null_label: bool) -> Index:

@@ -31,14 +31,17 @@ NAMES = [
     "Recipe",
     "Swap",
     "Verification",
+    "Words",
     "diff",
     "load_recipe",
     "make_plan",
+    "make_plans",
     "open_dataset",
     "read_manifest",
     "restore",
     "verify",
     "write_variant",
+    "write_variants",
 ]
 # What others call by name: functions, and methods of what those give.
 METHODS = {
