@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from corruptkit.index import Index
     from corruptkit.manifest import Manifest, read_manifest
     from corruptkit.memory import corrupt, plan_corruption
-    from corruptkit.plan import Plan, make_plan
+    from corruptkit.plan import Plan, make_plan, make_plans
     from corruptkit.recipe import Recipe, load_recipe
     from corruptkit.restore import restore
     from corruptkit.verify import Verification, verify
-    from corruptkit.write import write_variant
+    from corruptkit.write import write_variant, write_variants
 
 # Where each public name lives; a name is imported when it is first used, so that `import corruptkit` costs nothing.
 _HOMES = {
@@ -30,11 +30,11 @@ _HOMES = {
     "index": ("Index",),
     "manifest": ("Manifest", "read_manifest"),
     "memory": ("corrupt", "plan_corruption"),
-    "plan": ("Plan", "make_plan"),
+    "plan": ("Plan", "make_plan", "make_plans"),
     "recipe": ("Recipe", "load_recipe"),
     "restore": ("restore",),
     "verify": ("Verification", "verify"),
-    "write": ("write_variant",),
+    "write": ("write_variant", "write_variants"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -61,12 +61,14 @@ __all__ = [
     "diff",
     "load_recipe",
     "make_plan",
+    "make_plans",
     "open_dataset",
     "plan_corruption",
     "read_manifest",
     "restore",
     "verify",
     "write_variant",
+    "write_variants",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -25,12 +25,12 @@ from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
 from corruptkit.listing import describe_entries, describe_stage
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
-from corruptkit.plan import Plan, make_plan
-from corruptkit.recipe import Recipe, folder_name, load_recipe, name_variant, parse_recipe
+from corruptkit.plan import Plan, make_plan, make_plans
+from corruptkit.recipe import Recipe, folder_name, load_embeddings, load_recipe, name_variant, parse_recipe
 from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
-from corruptkit.write import write_variant
+from corruptkit.write import write_variants
 
 _EXAMPLES = 10
 # What a kind takes besides its ratio, by flag.
@@ -68,19 +68,17 @@ def _writers(args: Namespace, dataset: Dataset, form: Format) -> int:
 
 def make_variants(args: Namespace) -> Outcome:
     catalog, dataset, recipes = _read_overlay(args) if args.overlay is not None else _read_request(args)
+    form = args.format or _default_format(args, dataset)
+    outs = [_target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes)) for name, _ in recipes]
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
+    named = zip(_decide_all(args, recipes, dataset, index), outs, strict=True)
+    writers = _writers(args, dataset, form)
+    manifests = write_variants(dataset, named, form, workers=writers, watch=_watch("write"), catalog_digest=catalog.digest)
     lines, variants = [], []
-    for name, recipe in recipes:
-        plan = _decide(args, recipe, dataset, index)
-        _warn(plan, dataset)
-        form = args.format or _default_format(args, dataset)
-        out = _target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes))
-        writers = _writers(args, dataset, form)
-        manifest = write_variant(dataset, plan, out, form, workers=writers, watch=_watch("write"), catalog_digest=catalog.digest)
-        variants.append(
-            {"variant_id": plan.variant_id, "path": str(out), "format": form, "counts": manifest.counts.model_dump(mode="json")}
-        )
-        lines += [f"{out}  ({form}, variant_id {plan.variant_id})", f"  {_count_line(manifest.counts)}"]
+    for manifest, out in zip(manifests, outs, strict=True):
+        name = manifest.variant_id
+        variants.append({"variant_id": name, "path": str(out), "format": form, "counts": manifest.counts.model_dump(mode="json")})
+        lines += [f"{out}  ({form}, variant_id {name})", f"  {_count_line(manifest.counts)}"]
     lines.append(f"check it: corruptkit verify {variants[-1]['path']}")
     return Outcome(lines, {"variants": variants})
 
@@ -114,9 +112,7 @@ def plan_variants(args: Namespace) -> Outcome:
     _, dataset, recipes = _read_request(args)
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
     lines, variants = [], []
-    for name, recipe in recipes:
-        plan = _decide(args, recipe, dataset, index)
-        _warn(plan, dataset)
+    for (name, _), plan in zip(recipes, _decide_all(args, recipes, dataset, index), strict=True):
         out = _target(args, f"{name}.plan.parquet", len(recipes))
         _refuse_shard(out, dataset)
         with explain_disk(out):
@@ -136,10 +132,12 @@ def _refuse_shard(out: Path, dataset: Dataset) -> None:
         raise ConflictError(Problem(str(out), found, expected, "choose another --out"))
 
 
-def _decide(args: Namespace, recipe: Recipe, dataset: Dataset, index: Index) -> Plan:
-    """The plan of a recipe; what is wrong is told under the names that the words gave to source and recipe."""
+def _decide_all(args: Namespace, recipes: Sequence[tuple[str, Recipe]], dataset: Dataset, index: Index) -> Iterator[Plan]:
+    """The plans of recipes one by one; what is wrong is told under the names that the words gave to source and recipe."""
     try:
-        return make_plan(recipe, index, strict=args.strict)
+        for plan in make_plans([recipe for _, recipe in recipes], index, strict=args.strict):
+            _warn(plan, dataset)
+            yield plan
     except CorruptkitError as error:
         names = {"source": str(dataset.path), "recipe": args.recipe or args.variant or f"--{_kind_of(args)}"}
         raise type(error)(*(replace(problem, file=names.get(problem.file, problem.file)) for problem in error.problems)) from None
@@ -217,6 +215,8 @@ def _read_chains(args: Namespace, class_names: Iterable[str]) -> list[Recipe]:
         kinds = ", ".join(f"--{name} R" for name in KINDS)
         raise CatalogError(Problem("corruptkit make", "nothing says how to corrupt", do=f"give {kinds}, --recipe FILE or --variant NAME"))
     given = {name: getattr(args, name) for name in _STAGE_FLAGS if getattr(args, name) is not None}
+    if "embeddings" in given:
+        given["embeddings"] = load_embeddings(Path(given["embeddings"]))  # once for all ratios
     found = []
     for ratio, seed in product(getattr(args, kind).split(","), (args.seed or "0").split(",")):
         stage = name_classes({"kind": kind, "ratio": ratio.strip(), **given}, class_names)
@@ -224,7 +224,7 @@ def _read_chains(args: Namespace, class_names: Iterable[str]) -> list[Recipe]:
             found.append(parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path()))
         except CatalogError as error:
             raise CatalogError(*(_name_flag(problem, kind) for problem in error.problems)) from None
-    return found
+    return list(dict.fromkeys(found))  # "0.1,0.10" is one
 
 
 def _name_flag(problem: Problem, kind: str) -> Problem:

@@ -23,7 +23,7 @@ from corruptkit.formats.tar import BLOCK, make_header, pad_block, read_range
 from corruptkit.formats.webdataset import Patch, member_at, patch_shard
 from corruptkit.manifest import FOLDER
 from corruptkit.target import PARTIAL
-from corruptkit.tasks import folder_beside, join_edits, make_tasks, write_shard
+from corruptkit.tasks import fill_tasks, folder_beside, join_edits, list_tasks, write_shard
 
 _PIECE = 1 << 22
 
@@ -70,11 +70,11 @@ def _compare_again(variant: Dataset, source: Dataset, edits: pa.Table) -> None:
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / FOLDER / PARTIAL).mkdir(parents=True)
-        tasks = make_tasks(source, compose_edits(edits), scratch, format, "again", null_label=variant.null_label)
+        tasks = list_tasks(source, scratch, format, "again", null_label=variant.null_label)
         if [task.name for task in tasks] != [shard.relative_to(variant.root).as_posix() for shard in variant.shards]:
             found, expected = f"{len(variant.shards)} shards", f"the {len(tasks)} that its source gives, by name"
             raise IntegrityError(Problem(str(variant.path), found, expected, "name the source it was made of"))
-        for task, mine in zip(tasks, variant.shards, strict=True):
+        for task, mine in zip(fill_tasks(source, compose_edits(edits), tasks), variant.shards, strict=True):
             write_shard(task)
             again = scratch / task.name
             if file_sha256(again) != file_sha256(mine) and (format == "webdataset" or not _same_content(again, mine, format)):

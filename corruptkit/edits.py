@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corruptkit.corruptions.rows import Ints
 from corruptkit.digest import plan_digest
 from corruptkit.errors import IntegrityError, Problem
 from corruptkit.formats.conditions import RowEdit
@@ -23,17 +23,20 @@ def digest_edits(edits: pa.Table) -> str:
 
 def compose_edits(edits: pa.Table) -> pa.Table:
     """One row for each (row, field) that differs in the end, ascending (key bytes, label before caption): key, field, old, new."""
-    keys, caption = _one(edits["key"]), np.asarray(pc.equal(_one(edits["field"]), "caption"))
+    keys = _one(edits["key"])
     new_key = np.ones(len(keys), np.bool_)
     new_key[1:] = np.asarray(pc.not_equal(keys[:-1], keys[1:])) if len(keys) > 1 else True
-    group = np.cumsum(new_key) * 2 + caption
-    order = np.argsort(group, kind="stable")  # within a key: field, then stage
-    edge = np.ones(len(order) + 1, np.bool_)
-    edge[1:-1] = np.diff(group[order]) != 0
-    first, last = order[edge[:-1]], order[edge[1:]]
-    table = edits.take(pa.array(first)).select(["key", "field", "old"])
-    table = table.append_column("new", edits["new"].take(pa.array(last)))
-    return table.filter(pc.not_equal(table["old"], table["new"])).combine_chunks()
+    table = edits.select(["key", "field", "old", "new"])
+    if not new_key.all():
+        group = np.cumsum(new_key) * 2 + np.asarray(pc.equal(_one(edits["field"]), "caption"))
+        order = np.argsort(group, kind="stable")  # within a key: field, then stage
+        edge = np.ones(len(order) + 1, np.bool_)
+        edge[1:-1] = np.diff(group[order]) != 0
+        first, last = order[edge[:-1]], order[edge[1:]]
+        table = table.take(pa.array(first)).set_column(3, "new", edits["new"].take(pa.array(last)))
+    differs = pc.not_equal(table["old"], table["new"])
+    # Most plans have one edit a row: their columns are shared, not copied.
+    return (table if pc.all(differs, min_count=0).as_py() else table.filter(differs)).combine_chunks()
 
 
 def reverse_edits(composed: pa.Table) -> pa.Table:
@@ -50,8 +53,8 @@ class EditMap:
     """Composed edits over the rows of an index: row i in source order has `count[i]` of them, from `first[i]` on."""
 
     composed: pa.Table
-    first: Ints
-    count: Ints
+    first: npt.NDArray[np.int32]
+    count: npt.NDArray[np.int32]
 
     def of_rows(self, start: int, stop: int) -> list[tuple[int, RowEdit]]:
         """The edits of rows [start, stop), each with its row."""
@@ -82,7 +85,8 @@ def map_edits(composed: pa.Table, index: Index, where: str = "plan") -> EditMap:
         raise IntegrityError(Problem(where, f"{missing} edits of rows that the source does not have", do="name the source it was made of"))
     has = found >= 0
     counts = np.append(np.diff(np.append(starts, len(keys))), 0)
-    return EditMap(composed, np.where(has, np.append(starts, 0)[found], 0), np.where(has, counts[found], 0))
+    places = (np.where(has, of_edit[found], 0).astype(np.int32) for of_edit in (np.append(starts, 0), counts))
+    return EditMap(composed, *places)
 
 
 def edit_index(index: Index, composed: pa.Table, *, null_label: bool) -> Index:

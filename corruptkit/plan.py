@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
@@ -66,9 +68,49 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class _Ladder:
+    """All edits of the largest of some recipes that differ in their last ratio alone."""
+
+    edits: pa.Table
+    since: Ints  # the least n of the last stage with which an edit is there
+    stages: tuple[StageRecord, ...]
+
+
 def make_plan(recipe: Recipe, index: Index, *, strict: bool = False) -> Plan:
     """Decide every edit; pure, one process. With `strict`, a ratio that cannot be met is an error."""
-    rows = index.rows()
+    return next(make_plans([recipe], index, strict=strict))
+
+
+def make_plans(recipes: Iterable[Recipe], index: Index, *, strict: bool = False) -> Iterator[Plan]:
+    """The plan of each recipe, in their order, the same as `make_plan` makes of it alone.
+
+    Recipes that differ in the ratio of their last stage alone are decided once, at the largest ratio: the others are parts of it. Its
+    edits are held until the last of them has its plan, so that recipes that stand seed by seed take the least memory.
+    """
+    asked = [(recipe, _without_ratio(recipe)) for recipe in recipes]
+    left, rows = Counter(ladder for _, ladder in asked), index.rows()
+    largest: dict[Recipe, Recipe] = {}
+    for recipe, ladder in asked:
+        largest[ladder] = max(largest.get(ladder, recipe), recipe, key=lambda some: Fraction(some.chain[-1].ratio))
+    held: dict[Recipe, _Ladder] = {}
+    for recipe, ladder in asked:
+        if ladder not in held:
+            held[ladder] = _decide_chain(largest[ladder], index, rows)
+        left[ladder] -= 1
+        # No name for what is popped: it would be held while the caller is busy with the plan.
+        yield _cut_plan(recipe, index, held[ladder] if left[ladder] else held.pop(ladder), strict=strict)
+
+
+def _without_ratio(recipe: Recipe) -> Recipe:
+    """What recipes that differ in their last ratio alone have in common."""
+    *before, last = recipe.chain
+    return recipe.model_copy(update={"chain": (*before, last.model_copy(update={"ratio": "1"}))})
+
+
+def _decide_chain(recipe: Recipe, index: Index, rows: Rows) -> _Ladder:
+    """Every edit of every stage."""
+    keys = rows.keys
     decisions: list[Decision] = []
     olds: list[pa.Array] = []
     for stage, corruption in enumerate(recipe.chain):
@@ -86,10 +128,23 @@ def make_plan(recipe: Recipe, index: Index, *, strict: bool = False) -> Plan:
         StageRecord(kind=corruption.kind, eligible=decision.eligible, selected=decision.selected, edits=len(decision.rows))
         for corruption, decision in zip(recipe.chain, decisions, strict=True)
     )
-    shortfalls = tuple(problem for stage, decision in enumerate(decisions) for problem in _shortfalls(recipe, stage, decision, len(rows)))
+    order = _key_order(decisions)
+    since = _join([*(np.zeros(len(decision.rows), np.int64) for decision in decisions[:-1]), decisions[-1].since])[order]
+    return _Ladder(_edit_table(recipe, index, keys, decisions, olds, order), since, stages)
+
+
+def _cut_plan(recipe: Recipe, index: Index, ladder: _Ladder, *, strict: bool) -> Plan:
+    """The plan of one of a ladder's recipes: every edit of the stages before the last, and those of the last that its ratio reaches."""
+    last = ladder.stages[-1]
+    selected = recipe.chain[-1].count_rows(len(index), last.eligible)
+    there = ladder.since <= selected
+    edits = last.edits - int(np.count_nonzero(~there))
+    stages = (*ladder.stages[:-1], last.model_copy(update={"selected": selected, "edits": edits}))
+    shortfalls = tuple(problem for number, stage in enumerate(stages) for problem in _shortfalls(recipe, number, stage, len(index)))
     if strict and shortfalls:
         raise CatalogError(*shortfalls)
-    return Plan(recipe, index.identity(), _edit_table(recipe, index, rows.keys, decisions, olds), stages, shortfalls, len(index.excluded))
+    table = ladder.edits if edits == last.edits else ladder.edits.filter(pa.array(there))
+    return Plan(recipe, index.identity(), table, stages, shortfalls, len(index.excluded))
 
 
 def _refuse_missing(decision: Decision, rows: Rows, stage: int) -> None:
@@ -100,25 +155,31 @@ def _refuse_missing(decision: Decision, rows: Rows, stage: int) -> None:
         raise DatasetError(Problem("source", f"no row has a {decision.field}", f"{decision.field}s to corrupt", do, key=f"chain.{stage}"))
 
 
-def _shortfalls(recipe: Recipe, stage: int, decision: Decision, total: int) -> list[Problem]:
-    corruption = recipe.chain[stage]
-    where, do = f"chain.{stage}", "lower the ratio or use --of eligible"
-    wanted = corruption.model_copy(update={"of": "all"}).count_rows(total, total) if corruption.of == "all" else decision.selected
+def _shortfalls(recipe: Recipe, number: int, stage: StageRecord, total: int) -> list[Problem]:
+    corruption = recipe.chain[number]
+    where, do = f"chain.{number}", "lower the ratio or use --of eligible"
+    wanted = corruption.model_copy(update={"of": "all"}).count_rows(total, total) if corruption.of == "all" else stage.selected
     problems = []
-    if decision.selected < wanted:
-        problems.append(Problem("recipe", f"only {decision.selected} rows are eligible", f"{wanted} to change", do, key=where))
-    pairs = len(decision.rows) // 2
-    if corruption.kind == "swap" and pairs < decision.selected // 2:
+    if stage.selected < wanted:
+        problems.append(Problem("recipe", f"only {stage.selected} rows are eligible", f"{wanted} to change", do, key=where))
+    pairs = stage.edits // 2
+    if corruption.kind == "swap" and pairs < stage.selected // 2:
         found = f"only {pairs} pairs of different captions were found"
-        problems.append(Problem("recipe", found, f"{decision.selected // 2}", do, key=where))
+        problems.append(Problem("recipe", found, f"{stage.selected // 2}", do, key=where))
     return problems
 
 
-def _edit_table(recipe: Recipe, index: Index, keys: pa.Array, decisions: Sequence[Decision], olds: Sequence[pa.Array]) -> pa.Table:
-    rows = _join([decision.rows for decision in decisions])
-    stages = np.repeat(np.arange(len(decisions), dtype=np.int32), [len(decision.rows) for decision in decisions])
-    order = np.lexsort((stages, rows))
-    rows, stages = rows[order], stages[order]
+def _key_order(decisions: Sequence[Decision]) -> Ints:
+    """The edits of all stages, one stage after another, in ascending (key bytes, stage)."""
+    # A row has one edit a stage at most, and the stages stand in order: a stable sort keeps them so.
+    return np.argsort(_join([decision.rows for decision in decisions]), kind="stable")
+
+
+def _edit_table(
+    recipe: Recipe, index: Index, keys: pa.Array, decisions: Sequence[Decision], olds: Sequence[pa.Array], order: Ints
+) -> pa.Table:
+    rows = _join([decision.rows for decision in decisions])[order]
+    stages = np.repeat(np.arange(len(decisions), dtype=np.int32), [len(decision.rows) for decision in decisions])[order]
     shard_names = pa.array([shard.name for shard in index.meta.shards] or [""], _TEXT)
     shard_of = index.numbers("shard")[index.numbers("order")[rows]]
     donors = _join([decision.donors for decision in decisions])[order]

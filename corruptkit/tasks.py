@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corruptkit.conversion import describe_features, rows_schema, stored_schema, stored_tables
+from corruptkit.corruptions.rows import Ints
 from corruptkit.dataset import Dataset
 from corruptkit.digest import file_sha256
-from corruptkit.edits import map_edits
+from corruptkit.edits import EditMap, map_edits
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.files import Span, copy_patched, open_atomic, write_atomic
+from corruptkit.files import Span, copy_patched, explain_disk, open_atomic, write_atomic
 from corruptkit.formats import FORMATS, arrow, imagefolder, parquet
 from corruptkit.formats.arrow import describe_state
 from corruptkit.formats.conditions import RowEdit, chain_edits, still_tells
@@ -63,8 +64,8 @@ class ShardTask:
     out: Path
     name: str
     format: Format
-    edits: dict[str, RowEdit]
-    below: dict[str, RowEdit]  # of an overlay as source
+    edits: dict[str, RowEdit] = field(default_factory=dict)
+    below: dict[str, RowEdit] = field(default_factory=dict)  # of an overlay as source
     schema: pa.Schema | None = None  # of rows, where they are written in another format
     image: str = ""  # the suffix of images in tars
     class_names: tuple[str, ...] = ()
@@ -97,15 +98,13 @@ def folder_beside(dataset: Dataset) -> Path:
     return dataset.root
 
 
-def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Format, variant_id: str, *, null_label: bool) -> list[ShardTask]:
-    """The tasks that write a variant: one a shard of the source; 10,000 images each of a folder of images, in the order of hashes.
+def list_tasks(dataset: Dataset, target: Path, format: Format, variant_id: str, *, null_label: bool) -> list[ShardTask]:
+    """The tasks that write a variant, without its edits: one a shard of the source; 10,000 images each of a folder of images.
 
     `null_label` says whether the variant declares one: `datasets` reads no class above those that have names.
     """
     if format == "overlay":
         return []
-    index = dataset.index()
-    edits, keys, stats = map_edits(composed, index), index.column("key"), index.meta.shards
     converts = format != dataset.layout.format
     if null_label and not converts:
         _refuse_named(dataset)
@@ -113,16 +112,30 @@ def make_tasks(dataset: Dataset, composed: pa.Table, target: Path, format: Forma
     if converts:
         more |= {"schema": rows_schema(dataset, format), "image": dataset.image_suffix()}
     if dataset.layout.format == "imagefolder":
-        return _image_tasks(dataset, composed, target, format, variant_id, more)
-    tasks, parts = [], dataset.shard_rows()
-    for number, ((shard, start, stop), stat) in enumerate(zip(parts, stats, strict=True)):
+        return _list_folder(dataset, target, format, variant_id, more)
+    parts, stats = dataset.shard_rows(), dataset.index().meta.shards
+    names = [_output_name(format, dataset.split, number, len(parts)) if converts else stat.name for number, stat in enumerate(stats)]
+    return [
+        ShardTask(variant_id, shard, (stat,), stat.bytes, stat.rows, target, name, format, **more)
+        for (shard, _, _), stat, name in zip(parts, stats, names, strict=True)
+    ]
+
+
+def fill_tasks(dataset: Dataset, composed: pa.Table, tasks: Sequence[ShardTask]) -> Iterator[ShardTask]:
+    """The tasks of `list_tasks` with their edits, one by one: those of all shards at once would take a kilobyte an edit."""
+    if not tasks:
+        return
+    index = dataset.index()
+    edits, keys = map_edits(composed, index), index.column("key")
+    if dataset.layout.format == "imagefolder":
+        yield from _fill_folder(dataset, edits, tasks)
+        return
+    for task, (shard, start, stop) in zip(tasks, dataset.shard_rows(), strict=True):
         mine = {keys[row].as_py(): edit for row, edit in edits.of_rows(start, stop)}
-        name = _output_name(format, dataset.split, number, len(parts)) if converts else stat.name
         below = dataset.shard_edits(start, stop)
-        patches = format == "webdataset" and not converts
+        patches = task.format == "webdataset" == dataset.layout.format
         spots = find_spots(index, shard, start, stop, mine.keys() | below.keys()) if patches else ()
-        tasks.append(ShardTask(variant_id, shard, (stat,), stat.bytes, stat.rows, target, name, format, mine, below, spots=spots, **more))
-    return tasks
+        yield replace(task, edits=mine, below=below, spots=spots)
 
 
 def _refuse_named(dataset: Dataset) -> None:
@@ -144,31 +157,36 @@ def find_spots(index: Index, shard: Shard, start: int, stop: int, keys: Collecti
     return tuple((shard, Spot(*place)) for place in zip(*places, rows.tolist(), strict=True))
 
 
-def _image_tasks(
-    dataset: Dataset, composed: pa.Table, target: Path, format: Format, variant_id: str, more: dict[str, Any]
-) -> list[ShardTask]:
-    """Folders lie sorted by class: in the order of hashes, a loader that shuffles a little sees all classes."""
+def _list_folder(dataset: Dataset, target: Path, format: Format, variant_id: str, more: dict[str, Any]) -> list[ShardTask]:
     index = dataset.index()
-    edits, keys, below = map_edits(composed, index), index.column("key"), dataset.shard_edits(0, len(index))
+    parts, lengths = _split_folder(index), index.numbers("length")
+    source = Shard(dataset.root, dataset.root, dataset.layout)
+    names = [_output_name(format, dataset.split, number, len(parts)) for number in range(len(parts))]
+    sizes = [int(lengths[rows].sum()) + 4096 for rows in parts]
+    return [
+        ShardTask(variant_id, source, index.meta.shards, size, len(rows), target, name, format, **more)
+        for rows, size, name in zip(parts, sizes, names, strict=True)
+    ]
+
+
+def _split_folder(index: Index) -> list[Ints]:
+    """The rows of each task. Folders lie sorted by class: in the order of hashes, a loader that shuffles a little sees all classes."""
     order = np.lexsort((np.arange(len(index)), index.numbers("hash")))
-    count = max(-(-len(order) // _IMAGES_A_SHARD), 1)
-    tasks = []
+    return [order[start : start + _IMAGES_A_SHARD] for start in range(0, max(len(order), 1), _IMAGES_A_SHARD)]
+
+
+def _fill_folder(dataset: Dataset, edits: EditMap, tasks: Sequence[ShardTask]) -> Iterator[ShardTask]:
+    index = dataset.index()
+    keys, below = index.column("key"), dataset.shard_edits(0, len(index))
     columns = [index.numbers(name) for name in ("shard", "position", "offset", "length")]
-    for number in range(count):
-        rows = order[number * _IMAGES_A_SHARD : (number + 1) * _IMAGES_A_SHARD].tolist()
-        spots = []
+    for task, part in zip(tasks, _split_folder(index), strict=True):
+        spots, rows = [], part.tolist()
         for row in rows:
             shard, position, offset, length = (int(column[row]) for column in columns)
             spots.append((Shard(dataset.shards[shard], dataset.root, dataset.layout, row), Spot(position, offset, length, row)))
         mine = {keys[row].as_py(): edit for row in rows if (edit := edits.of_row(row)) is not None}
         under = {key: below[key] for row in rows if (key := keys[row].as_py()) in below}
-        size = int(columns[3][rows].sum()) + 4096
-        first = spots[0][0] if spots else Shard(dataset.root, dataset.root, dataset.layout)
-        name = _output_name(format, dataset.split, number, count)
-        tasks.append(
-            ShardTask(variant_id, first, index.meta.shards, size, len(rows), target, name, format, mine, under, spots=tuple(spots), **more)
-        )
-    return tasks
+        yield replace(task, source=spots[0][0] if spots else task.source, edits=mine, below=under, spots=tuple(spots))
 
 
 def _output_name(format: Format, split: str, number: int, count: int) -> str:
@@ -183,6 +201,11 @@ def write_shard(task: ShardTask) -> ShardDone:
     done = read_done(task)
     if done is not None:
         return done
+    with explain_disk(task.out):
+        return _write_files(task)
+
+
+def _write_files(task: ShardTask) -> ShardDone:
     partial = task.out / FOLDER / PARTIAL
     if task.format != task.source.layout.format:
         done = _write_content(task, lambda out: _convert_shard(task, out))

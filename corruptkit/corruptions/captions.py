@@ -46,11 +46,12 @@ class Swap(Choice):
         if len(pairs) < count // 2 and reach < len(eligible):
             ranked, pairs = self._pair_rows(rows, eligible, places, rank, len(eligible), count // 2)
         order = np.sort(pairs, axis=None)
-        partner = np.empty(len(ranked), np.int64)
+        partner, since = np.empty((2, len(ranked)), np.int64)
         partner[pairs] = pairs[:, ::-1]
+        since[pairs] = 2 * np.arange(1, len(pairs) + 1)[:, None]
         donors = ranked[partner[order]]
         new = rows.captions.take(pa.array(donors)) if rows.captions is not None else pa.array([], pa.large_string())
-        return Decision("caption", ranked[order], order, new, donors, len(eligible), count)
+        return Decision("caption", ranked[order], order, new, donors, since[order], len(eligible), count)
 
     def _pair_rows(self, rows: Rows, eligible: Ints, places: Ints | None, rank: U64, reach: int, wanted: int) -> tuple[Ints, Ints]:
         """The first `reach` rows of the ranking, and the pairs of ranks that the walk finds among them."""

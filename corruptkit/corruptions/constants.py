@@ -28,7 +28,8 @@ class Drop(Choice):
             return _decide_captions(self, rows, draws, pa.array([""] * len(rows), pa.large_string()))
         chosen, eligible, count = self.choose(rows, draws, rows.real_labels())
         new = np.full(len(chosen), rows.classes or 0)
-        return Decision("label", chosen, np.arange(len(chosen)), new, np.full(len(chosen), -1), eligible, count)
+        rank = np.arange(len(chosen))
+        return Decision("label", chosen, rank, new, np.full(len(chosen), -1), rank + 1, eligible, count)
 
 
 class Constant(Choice):
@@ -66,4 +67,5 @@ def _decide_captions(choice: Choice, rows: Rows, draws: Draws, wanted: pa.Array)
     if rows.captions is not None:
         able = np.asarray(pc.fill_null(pc.not_equal(rows.captions, wanted), False))
     chosen, eligible, count = choice.choose(rows, draws, able)
-    return Decision("caption", chosen, np.arange(len(chosen)), wanted.take(pa.array(chosen)), np.full(len(chosen), -1), eligible, count)
+    rank = np.arange(len(chosen))
+    return Decision("caption", chosen, rank, wanted.take(pa.array(chosen)), np.full(len(chosen), -1), rank + 1, eligible, count)

@@ -44,7 +44,7 @@ class Flip(Choice):
         new = _TARGETS[self.mode](self, draws.of("target", rows.hashes[chosen]), old, rows)
         real = new != old  # only `redraw` can draw the class that was there
         rank = np.flatnonzero(real)
-        return Decision("label", chosen[real], rank, new[real], np.full(len(rank), -1), eligible, count)
+        return Decision("label", chosen[real], rank, new[real], np.full(len(rank), -1), rank + 1, eligible, count)
 
     def _check_classes(self, rows: Rows) -> None:
         classes = rows.classes or 0

@@ -53,7 +53,8 @@ class Rows:
 class Decision:
     """The edits of one stage, in ascending rank: whose value changes, to what, taken from whom (-1: from nobody).
 
-    `new` holds int64 labels or a text array; `eligible` and `selected` are the counts |E| and n of SPEC.md section 3.
+    `new` holds int64 labels or a text array; `eligible` and `selected` are the counts |E| and n of SPEC.md section 3. `since` is the
+    least n with which an edit is there: what a smaller ratio decides is a part of what a larger one does (section 7, law 5).
     """
 
     field: FieldName
@@ -61,6 +62,7 @@ class Decision:
     rank: Ints
     new: Ints | pa.Array
     donors: Ints
+    since: Ints
     eligible: int
     selected: int
 

@@ -41,7 +41,8 @@ class Words(Choice):
         old = [_WORD.findall(caption) for caption in captions.take(pa.array(chosen)).to_pylist()]
         new = self._edit_words(old, draws, rows.hashes[chosen], vocabulary)
         texts = pa.array([" ".join(words) for words in new], pa.large_string())
-        return Decision("caption", chosen, np.arange(len(chosen)), texts, np.full(len(chosen), -1), eligible, count)
+        rank = np.arange(len(chosen))
+        return Decision("caption", chosen, rank, texts, np.full(len(chosen), -1), rank + 1, eligible, count)
 
     def _can_change(self, captions: pa.Array, vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
         plain = join_words(pc.fill_null(captions, ""))

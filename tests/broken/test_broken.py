@@ -105,8 +105,8 @@ def test_refused_in_one_line_with_nothing_written(
 ) -> None:
     case: Refused = load("refused", name, folder)
     if case.after_plan is not None:
-        make_plan, harm = commands.make_plan, case.after_plan
-        monkeypatch.setattr(commands, "make_plan", lambda *args, **how: [make_plan(*args, **how), harm()][0])
+        make_plans, harm = commands.make_plans, case.after_plan
+        monkeypatch.setattr(commands, "make_plans", lambda *args, **how: [list(make_plans(*args, **how)), harm()][0])
     words, before = case.words.split(), snapshot(folder)
     said = run_process(*words, mortal=True) if case.mortal else run_here(capsys, *words)
     assert_line(said, case)

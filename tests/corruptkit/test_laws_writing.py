@@ -146,7 +146,8 @@ def test_law_6_locality(case: Case) -> None:
     whole, out = case.make("whole"), case.folder / "lonely"
     dataset = open_dataset(case.source, classes=case.classes)
     plan = make_plan(parse_recipe(case.recipe, "test"), dataset.index())
-    tasks = write.make_tasks(dataset, plan.composed, out, "webdataset", plan.variant_id, null_label=False)
+    bare = write.list_tasks(dataset, out, "webdataset", plan.variant_id, null_label=False)
+    tasks = list(write.fill_tasks(dataset, plan.composed, bare))
     (out / ".corruptkit" / "partial").mkdir(parents=True)
     kept = {path: (path.read_bytes(), path.stat()) for path in case.source.iterdir() if path.is_file()}
     assert len(tasks) == 3
@@ -170,7 +171,8 @@ def test_law_6_locality_of_odd_sources(data: st.DataObject, tmp_path_factory: py
     whole, out = case.make("whole"), case.folder / "lonely"
     dataset = open_dataset(case.source, classes=case.classes)
     plan = make_plan(parse_recipe(case.recipe, "test"), dataset.index())
-    tasks = write.make_tasks(dataset, plan.composed, out, "webdataset", plan.variant_id, null_label=False)
+    bare = write.list_tasks(dataset, out, "webdataset", plan.variant_id, null_label=False)
+    tasks = list(write.fill_tasks(dataset, plan.composed, bare))
     (out / ".corruptkit" / "partial").mkdir(parents=True)
     task = data.draw(st.sampled_from(tasks))
     for other in tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
@@ -10,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corruptkit.corruptions import Flip, Swap
+from corruptkit.corruptions import Drop, Flip, Swap
 from corruptkit.errors import CatalogError, DatasetError
-from corruptkit.formats.overlay import EDITS
-from corruptkit.plan import Plan, make_plan, ratio_text
+from corruptkit.formats.overlay import EDITS, write_edits
+from corruptkit.plan import Plan, make_plan, make_plans, ratio_text
 from corruptkit.recipe import Recipe, parse_recipe
 from tests.corruptkit import oracle
 from tests.corruptkit.shards import Row, make_rows
-from tests.corruptkit.strategies import examples, index_rows, oracle_rows, recipe_table, recipes, sources
+from tests.corruptkit.strategies import captions, examples, index_rows, oracle_rows, ratios, recipe_table, recipes, seeds, sources
 
 Json = dict[str, Any]
 
@@ -83,6 +84,61 @@ def test_oracle_gives_the_same_walk_past_its_first_reach() -> None:
     recipe = {"seed": seed, "chain": [{"kind": "swap", "mode": "any", "ratio": "0.1", "of": "all", "where": None}]}
     check_plan(recipe, rows, 1)
     assert plan_rows(recipe, rows, None).edits.num_rows == 300
+
+
+# Ladders
+
+
+def encode_plan(plan: Plan) -> tuple[Any, ...]:
+    """All that a plan says, its file's bytes included."""
+    file = BytesIO()
+    write_edits(plan.edits, file)
+    return plan.recipe, plan.identity, plan.variant_id, plan.stages, plan.shortfalls, plan.counts(), plan.composed, file.getvalue()
+
+
+@st.composite
+def ladders(draw: st.DrawFn, rows: Sequence[Row], classes: int) -> list[Recipe]:
+    """Recipes of one source in any order: each at several ratios of its last stage and under several seeds, some twice."""
+    found = []
+    for table in draw(st.lists(recipes(rows, classes), min_size=1, max_size=3)):
+        for ratio, _ in draw(st.lists(ratios(), min_size=1, max_size=4)):
+            chain = [*table["chain"][:-1], table["chain"][-1] | {"ratio": ratio}]
+            found += [{"seed": seed, "chain": chain} for seed in [*draw(st.lists(seeds, max_size=2)), table["seed"]]]
+    return [parse_recipe(recipe_table(table), "test") for table in draw(st.permutations(found))]
+
+
+@examples(200)
+@given(st.data())
+def test_plans_of_a_ladder_are_those_of_its_recipes_alone(data: st.DataObject) -> None:
+    text = st.sampled_from(["a cat", "A  Cat", "a dog", "é", ""]) | captions
+    rows, classes = data.draw(sources(text=text))
+    index, asked = index_rows(rows, classes=classes), data.draw(ladders(rows, classes))
+    assert list(map(encode_plan, make_plans(asked, index))) == [encode_plan(make_plan(recipe, index)) for recipe in asked]
+
+
+@pytest.mark.parametrize("last", [Flip(ratio="1"), Flip(ratio="1", mode="redraw"), Swap(ratio="1"), Drop(ratio="1")])
+def test_ladder_is_decided_once_a_seed(last: Flip | Swap | Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided: list[str] = []
+    decide = type(last).decide
+    monkeypatch.setattr(type(last), "decide", lambda self, rows, draws: [decided.append(draws.seed), decide(self, rows, draws)][1])
+    steps = [last.model_copy(update={"ratio": ratio}) for ratio in ("0.1", "0.9", "0.5")]
+    asked = [Recipe(seed=seed, chain=[step]) for step in steps for seed in (4, 7)]
+    found = list(make_plans(asked, index_rows(make_rows(300))))
+    assert decided == ["4", "7"]
+    assert [plan.stages[0].selected for plan in found] == [30, 30, 270, 270, 150, 150]
+    for plan in found:  # and each is what an independent oracle says
+        table = {"seed": plan.recipe.seed, "chain": [last.identity() | {"ratio": plan.recipe.chain[0].ratio}]}
+        assert read_edits(plan.edits) == oracle.plan_edits(table, oracle_rows(make_rows(300)), 10)
+
+
+def test_ladder_that_is_strict_ends_at_the_ratio_that_cannot_be_met() -> None:
+    index = index_rows(make_rows(100, classes=10), classes=10)
+    asked = [Recipe(seed=0, chain=[Flip(ratio=ratio, where={"classes": [1, 2]})]) for ratio in ("0.1", "0.5", "0.2")]
+    plans = make_plans(asked, index, strict=True)
+    assert next(plans).edits.num_rows == 10
+    with pytest.raises(CatalogError, match="only 20 rows are eligible, expected 50"):
+        next(plans)
+    assert [plan.edits.num_rows for plan in make_plans(asked, index)] == [10, 20, 20]
 
 
 # What a plan says

@@ -36,12 +36,14 @@ NAMES = [
     "diff",
     "load_recipe",
     "make_plan",
+    "make_plans",
     "open_dataset",
     "plan_corruption",
     "read_manifest",
     "restore",
     "verify",
     "write_variant",
+    "write_variants",
 ]
 # What others call by name: functions, and methods of what those give.
 METHODS = {

@@ -21,7 +21,8 @@ def counts_of(rows: Rows) -> dict[int, int]:
 
 
 def decision_of(field: str, rows: list[int], new: np.ndarray | pa.Array) -> Decision:
-    return Decision(field, np.array(rows), np.arange(len(rows)), new, np.full(len(rows), -1), len(rows), len(rows))
+    rank = np.arange(len(rows))
+    return Decision(field, np.array(rows), rank, new, np.full(len(rows), -1), rank + 1, len(rows), len(rows))
 
 
 def test_kinds_are_what_recipes_may_name() -> None:
