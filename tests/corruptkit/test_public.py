@@ -14,6 +14,7 @@ import corruptkit as ck
 from corruptkit import _HOME_OF
 
 NAMES = [
+    "Account",
     "CatalogError",
     "ConflictError",
     "Constant",
@@ -31,6 +32,8 @@ NAMES = [
     "Recipe",
     "Swap",
     "Verification",
+    "describe_plan",
+    "describe_variant",
     "diff",
     "load_recipe",
     "make_plan",
