@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from corruptkit.accounting import Account, describe_plan, describe_variant
     from corruptkit.corruptions import Constant, Drop, Flip, Swap, Words
     from corruptkit.dataset import Dataset, open_dataset
     from corruptkit.diff import Difference, diff
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a name is imported when it is first used, so that `import corruptkit` costs nothing.
 _HOMES = {
+    "accounting": ("Account", "describe_plan", "describe_variant"),
     "corruptions": ("Constant", "Drop", "Flip", "Swap", "Words"),
     "dataset": ("Dataset", "open_dataset"),
     "diff": ("Difference", "diff"),
@@ -39,6 +41,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Account",
     "CatalogError",
     "ConflictError",
     "Constant",
@@ -58,6 +61,8 @@ __all__ = [
     "Verification",
     "Words",
     "corrupt",
+    "describe_plan",
+    "describe_variant",
     "diff",
     "load_recipe",
     "make_plan",

@@ -146,6 +146,8 @@ def _add_readers(commands: Any) -> None:
     parser.add_argument("--limit", type=_count, metavar="N", default=20, help="differences to print (default 20)")
     parser = _add_command(commands, "show", "print what a variant is and what was done to it")
     parser.add_argument("path", metavar="DIR", help="the variant")
+    parser.add_argument("--counts", action="store_true", help="also compare with the source's rows: classes, captions, the law of the mode")
+    parser.add_argument("--source", metavar="PATH", help="the same, with the source that lies there: an overlay's, if not where it was")
     parser.add_argument("--edits", type=_count, metavar="N", default=0, help="also print N edits, old and new, in the order of their rank")
     parser = _add_command(commands, "index", "index a source, and print what it holds")
     parser.add_argument("source", metavar="PATH", help="what `make --source` takes")

@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from corruptkit.account_lines import account_lines
+from corruptkit.accounting import describe_edits, describe_plan, describe_variant
 from corruptkit.catalog import Catalog, Source, load_catalog, name_classes
 from corruptkit.corruptions import KINDS
 from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
@@ -111,7 +113,7 @@ def _read_overlay(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Re
 def plan_variants(args: Namespace) -> Outcome:
     _, dataset, recipes = _read_request(args)
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
-    lines, variants = [], []
+    lines, variants, accounts = [], [], []
     for (name, _), plan in zip(recipes, _decide_all(args, recipes, dataset, index), strict=True):
         out = _target(args, f"{name}.plan.parquet", len(recipes))
         _refuse_shard(out, dataset)
@@ -121,8 +123,10 @@ def plan_variants(args: Namespace) -> Outcome:
                 write_edits(plan.edits, file)
         counts = plan.counts()
         variants.append({"variant_id": plan.variant_id, "path": str(out), "format": "plan", "counts": counts.model_dump(mode="json")})
+        accounts.append(describe_plan(plan, index))
         lines += [f"{out}  (variant_id {plan.variant_id})", f"  {_count_line(counts)}"]
-    return Outcome(lines, {"variants": variants})
+        lines += account_lines(accounts[-1], dataset.layout.class_names)
+    return Outcome(lines, {"variants": variants, "accounts": [account.model_dump(mode="json") for account in accounts]})
 
 
 def _refuse_shard(out: Path, dataset: Dataset) -> None:
@@ -324,11 +328,16 @@ def show_variant(args: Namespace) -> Outcome:
         f"  files     {_size_line(manifest)}",
         f"  made      {made.finished} with corruptkit {made.versions.get('corruptkit', '?')}",
     ]
-    edits = read_edits(place / FOLDER / "plan.parquet").sort_by([("stage", "ascending"), ("rank", "ascending")]).slice(0, args.edits)
-    rows = edits.to_pylist() if args.edits else []
+    edits = read_edits(place / FOLDER / "plan.parquet")
+    if args.counts or args.source is not None:
+        account = describe_variant(place, args.source)
+    else:
+        account = describe_edits(manifest.identity, manifest.counts, edits)
+    lines += account_lines(account, manifest.source.class_names)
+    rows = edits.sort_by([("stage", "ascending"), ("rank", "ascending")]).slice(0, args.edits).to_pylist() if args.edits else []
     lines += [f"  {row['key']}  {row['field']}: {row['old']}  ->  {row['new']}" for row in rows]
-    data = {"manifest": manifest.model_dump(mode="json"), "edits": rows, "variants": _variants(args.path, manifest)}
-    return Outcome(lines, data)
+    data = {"manifest": manifest.model_dump(mode="json"), "account": account.model_dump(mode="json"), "edits": rows}
+    return Outcome(lines, data | {"variants": _variants(args.path, manifest)})
 
 
 def _size_line(manifest: Manifest) -> str:

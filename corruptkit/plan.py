@@ -118,7 +118,7 @@ def _decide_chain(recipe: Recipe, index: Index, rows: Rows) -> _Ladder:
             decision = corruption.decide(rows, recipe.stage_draws(stage))
         except ValueError as error:
             problem = split_message("recipe", str(error), f"chain.{stage}")
-            raise CatalogError(replace(problem, do="mend the recipe or name another source")) from None
+            raise CatalogError(replace(problem, do=problem.do or "mend the recipe or name another source")) from None
         _refuse_missing(decision, rows, stage)
         olds.append(decision.old_values(rows) if len(decision.rows) else pa.array([], _TEXT))
         decisions.append(decision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corruptkit.corruptions import KINDS, Corruption
-from corruptkit.corruptions.embeddings import Embeddings, read_embeddings
+from corruptkit.corruptions.embeddings import Embeddings, name_embeddings, read_embeddings
 from corruptkit.corruptions.fields import CANONICAL, Seed, Where
 from corruptkit.draws import Draws
 from corruptkit.errors import CatalogError, IntegrityError, Problem, split_message, validation_problems
@@ -94,7 +95,8 @@ def load_embeddings(path: Path) -> Embeddings:
     try:
         return read_embeddings(path)
     except ValueError as error:
-        raise CatalogError(split_message("--embeddings", str(error))) from None
+        problem = split_message("--embeddings", str(error))
+        raise CatalogError(replace(problem, do=problem.do or "mend the file")) from None
 
 
 def recipe_from_identity(identity: RecipeIdentity, inputs: Mapping[str, bytes | Embeddings], file: str) -> Recipe:
@@ -117,9 +119,7 @@ def _restore_stage(entry: Mapping[str, Any], inputs: Mapping[str, bytes | Embedd
 def _restore_input(name: str, value: Any, inputs: Mapping[str, bytes | Embeddings], file: str) -> Any:
     """A field's value; content that stands by its digest is a list, whatever it is, and so never taken for a path."""
     if name == "embeddings":
-        if value not in inputs:
-            raise CatalogError(Problem(file, f"the recipe's embeddings {value} are not here", "their file", "state --embeddings FILE"))
-        return inputs[value]
+        return inputs.get(value) or name_embeddings(str(value))
     if name not in CANONICAL:
         return value
     content = inputs.get(value)

@@ -17,11 +17,25 @@ PACKAGE = REPOSITORY / "corruptkit"
 # From the top down. Names are files of the package, or folders.
 LAYERS = (
     {"__main__", "cli", "commands"},
-    {"compare", "conversion", "diff", "listing", "memory", "publish", "report", "restore", "tasks", "verify", "write"},
+    {
+        "account_lines",
+        "accounting",
+        "compare",
+        "conversion",
+        "diff",
+        "listing",
+        "memory",
+        "publish",
+        "report",
+        "restore",
+        "tasks",
+        "verify",
+        "write",
+    },
     {"catalog", "dataset", "edits", "index", "plan", "target"},
     {"manifest", "recipe"},
     {"corruptions", "engines", "fetching", "formats"},
-    {"digest", "draws", "errors", "files"},
+    {"chisquare", "digest", "draws", "errors", "files"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 FOLDERS = {"corruptions", "engines", "fetching", "formats"}

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pydantic import model_validator
 
 from corruptkit.corruptions.fields import Choice, Names, Text
-from corruptkit.corruptions.rows import Decision, Rows
+from corruptkit.corruptions.rows import Decision, LabelLaw, Rows
 from corruptkit.draws import Draws
 
 _PLACE = "{}"
@@ -30,6 +30,12 @@ class Drop(Choice):
         new = np.full(len(chosen), rows.classes or 0)
         rank = np.arange(len(chosen))
         return Decision("label", chosen, rank, new, np.full(len(chosen), -1), rank + 1, eligible, count)
+
+    def label_law(self, rows: Rows) -> LabelLaw | None:
+        """Every class becomes the null label."""
+        if self.mode == "caption":
+            return None
+        return LabelLaw(self.admits(rows) & rows.real_labels(), lambda _: (np.array([rows.classes or 0]), np.ones(1, np.int64)), 1)
 
 
 class Constant(Choice):

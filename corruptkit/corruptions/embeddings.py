@@ -34,11 +34,18 @@ class Embeddings:
 
     def find_rows(self, keys: pa.Array) -> Ints:
         """The vector of each key, by number. Raises ValueError where some have none."""
+        if len(keys) and not len(self.keys):
+            raise ValueError(f"the embeddings {self.digest:.16}... are known by name alone, expected their file; state --embeddings FILE")
         found = pc.index_in(keys, value_set=self.keys)
         if found.null_count:
             first = keys.filter(found.is_null())[0].as_py()
             raise ValueError(f"the embeddings lack {found.null_count} eligible rows, first '{first:.80}', expected each of them")
         return np.asarray(found).astype(np.int64)
+
+
+def name_embeddings(digest: str) -> Embeddings:
+    """Embeddings that are not here: enough to say what a recipe was, not to plan it."""
+    return Embeddings(pa.array([], pa.large_string()), np.zeros((0, 1), np.int8), digest)
 
 
 def quantise_vectors(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
-from corruptkit.corruptions.rows import Ints, Rows
+from corruptkit.corruptions.rows import Ints, LabelLaw, Rows
 from corruptkit.digest import canonical_json, sha256_hex
 from corruptkit.draws import Draws, rank_rows
 
@@ -30,7 +30,7 @@ _LONGEST_INTEGER = 14_000  # bits that Python writes out in decimal without bein
 _CONFUSION = ["true", "predicted", "count"]
 # What becomes one space; a space alone is one already, and matching each of them would take most of a plan's time.
 _RUN = "[\t\n\v\f\r ]{2,}|[\t\n\v\f\r]"
-_WORD = "[^\t\n\v\f\r ]+"
+WORD = "[^\t\n\v\f\r ]+"
 
 
 def decimal_text(value: object) -> str:
@@ -211,7 +211,7 @@ class Where(BaseModel):
         admitted = np.asarray(rows.captions.is_valid())
         if self.caption_contains is not None:
             admitted &= np.asarray(pc.fill_null(pc.match_substring(rows.captions, self.caption_contains), False))
-        words = np.asarray(pc.fill_null(pc.count_substring_regex(rows.captions, _WORD), 0))
+        words = np.asarray(pc.fill_null(pc.count_substring_regex(rows.captions, WORD), 0))
         least = 0 if self.min_words is None else self.min_words
         return admitted & (words >= least) & (words <= (words if self.max_words is None else self.max_words))
 
@@ -239,6 +239,10 @@ class Choice(BaseModel):
         eligible = np.flatnonzero(self.admits(rows) & able)
         count = self.count_rows(len(rows), len(eligible))
         return eligible[rank_rows(draws.of("rank", rows.hashes[eligible]), count)], len(eligible), count
+
+    def label_law(self, rows: Rows) -> LabelLaw | None:
+        """What the kind declares of the labels that it gives, on a stage's input; None where it gives none."""
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Every field, defaults written out; content stands by its SHA-256; `where` holds the given fields only."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from corruptkit.corruptions.fields import Choice, Groups, Matrix
-from corruptkit.corruptions.rows import Decision, Ints, Rows
+from corruptkit.corruptions.rows import Decision, Ints, LabelLaw, Rows
 from corruptkit.draws import U64, Draws, below
 
 Mask = npt.NDArray[np.bool_]
@@ -39,12 +39,17 @@ class Flip(Choice):
     def decide(self, rows: Rows, draws: Draws) -> Decision:
         """Rank the eligible rows, take the first n, draw each a target."""
         self._check_classes(rows)
-        chosen, eligible, count = self.choose(rows, draws, rows.real_labels() & self._can_change(rows))
+        chosen, eligible, count = self.choose(rows, draws, self._can_change(rows))
         old = np.zeros(0, np.int64) if rows.labels is None else rows.labels[chosen]
         new = _TARGETS[self.mode](self, draws.of("target", rows.hashes[chosen]), old, rows)
         real = new != old  # only `redraw` can draw the class that was there
         rank = np.flatnonzero(real)
         return Decision("label", chosen[real], rank, new[real], np.full(len(rank), -1), rank + 1, eligible, count)
+
+    def label_law(self, rows: Rows) -> LabelLaw:
+        """The law of the mode, beside which a plan's targets are counted."""
+        weights, width = _LAWS[self.mode](self, rows)
+        return LabelLaw(self.admits(rows) & self._can_change(rows), weights, width)
 
     def _check_classes(self, rows: Rows) -> None:
         classes = rows.classes or 0
@@ -56,16 +61,17 @@ class Flip(Choice):
             raise ValueError(f"found {len(rows)} rows and {classes} classes, expected fewer than 2^32")
 
     def _can_change(self, rows: Rows) -> Mask:
-        """Which rows the mode can give a new value."""
+        """Which rows have a class that the mode can change."""
+        real = rows.real_labels()
         if rows.labels is None:
-            return np.ones(len(rows), np.bool_)
+            return real
         if self.groups is not None:
-            return np.isin(rows.labels, [member for group in self.groups if len(group) > 1 for member in group])
+            return real & np.isin(rows.labels, [member for group in self.groups if len(group) > 1 for member in group])
         if self.matrix is not None:
-            able = np.array([any(Fraction(cell) > 0 for cell in row) for row in self.matrix] + [False])
-            return able[np.clip(rows.labels, -1, len(self.matrix))]
+            able: Mask = np.array([any(Fraction(cell) > 0 for cell in row) for row in self.matrix] + [False])
+            return real & able[np.clip(rows.labels, -1, len(self.matrix))]
         choices = len(rows.class_counts()[0]) if self.mode == "prior" else rows.classes or 0
-        return np.full(len(rows), self.mode == "redraw" or choices >= 2)
+        return real & (self.mode == "redraw" or choices >= 2)
 
 
 def _target_uniform(flip: Flip, u: U64, old: Ints, rows: Rows) -> Ints:
@@ -120,6 +126,57 @@ _TARGETS: dict[str, Callable[[Flip, U64, Ints, Rows], Ints]] = {
     "pair": _target_pair,
     "matrix": _target_matrix,
     "redraw": _target_redraw,
+}
+
+
+Law = tuple[Callable[[int], tuple[Ints, Ints]], int]
+
+
+def _alike(classes: Ints, old: int) -> tuple[Ints, Ints]:
+    others = classes[classes != old]
+    return others, np.ones(len(others), np.int64)
+
+
+def _law_uniform(flip: Flip, rows: Rows) -> Law:
+    """Of `redraw` too: a row that drew its own class is no edit, and the others are alike."""
+    classes = rows.classes or 0
+    return lambda old: _alike(np.arange(classes), old), classes - 1
+
+
+def _law_prior(flip: Flip, rows: Rows) -> Law:
+    present, counts = rows.class_counts()
+    return lambda old: (present[present != old], counts[present != old]), len(present)
+
+
+def _law_within(flip: Flip, rows: Rows) -> Law:
+    assert flip.groups is not None, "checked by the model"
+    group_of = {member: members for members in map(np.array, flip.groups) for member in members.tolist()}
+    return lambda old: _alike(group_of.get(old, np.zeros(0, np.int64)), old), max(map(len, flip.groups), default=0)
+
+
+def _law_pair(flip: Flip, rows: Rows) -> Law:
+    return lambda old: (np.array([(old + 1) % max(rows.classes or 0, 1)]), np.ones(1, np.int64)), 1
+
+
+def _law_matrix(flip: Flip, rows: Rows) -> Law:
+    assert flip.matrix is not None, "checked by the model"
+    matrix = flip.matrix
+
+    def weigh_row(old: int) -> tuple[Ints, Ints]:
+        weights = np.array(quantise_weights(matrix[old]) if any(Fraction(cell) > 0 for cell in matrix[old]) else [], np.int64)
+        return np.flatnonzero(weights), weights[weights > 0]
+
+    return weigh_row, len(matrix)
+
+
+# What each mode declares of its targets, written apart from how they are drawn.
+_LAWS: dict[str, Callable[[Flip, Rows], Law]] = {
+    "uniform": _law_uniform,
+    "prior": _law_prior,
+    "within": _law_within,
+    "pair": _law_pair,
+    "matrix": _law_matrix,
+    "redraw": _law_uniform,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -86,6 +87,19 @@ class Decision:
         source[self.rows] = len(before) + np.arange(len(self.rows))
         column = pa.chunked_array([before.captions, as_text(self.new)]).take(pa.array(source))
         return replace(before, captions=column.combine_chunks())
+
+
+@dataclass(frozen=True)
+class LabelLaw:
+    """What a stage declares of the labels that it gives: who may be hit, all alike, and which class an old one becomes.
+
+    `weights(y)` are the classes that y can become, ascending, and integers in proportion to their chances, given that the row
+    is edited; there are `width` of them at most.
+    """
+
+    eligible: npt.NDArray[np.bool_]
+    weights: Callable[[int], tuple[Ints, Ints]]
+    width: int
 
 
 def as_text(values: Ints | pa.Array) -> pa.Array:

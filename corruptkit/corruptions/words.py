@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from corruptkit.corruptions.fields import Choice, join_words
+from corruptkit.corruptions.fields import WORD, Choice, join_words
 from corruptkit.corruptions.rows import Decision, Ints, Rows
 from corruptkit.draws import Draws
 
-_WORD = re.compile("[^\t\n\v\f\r ]+")
+_WORD = re.compile(WORD)
 _BLOCK = 1 << 18  # captions whose words are counted at a time
 _MOST = 64  # edits of one caption
 _SPACE = 1 << 32

@@ -14,6 +14,7 @@ import corruptkit as ck
 from corruptkit import _HOME_OF
 
 NAMES = [
+    "Account",
     "CatalogError",
     "ConflictError",
     "Constant",
@@ -33,6 +34,8 @@ NAMES = [
     "Verification",
     "Words",
     "corrupt",
+    "describe_plan",
+    "describe_variant",
     "diff",
     "load_recipe",
     "make_plan",

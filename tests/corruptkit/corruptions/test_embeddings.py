@@ -116,7 +116,8 @@ def test_far_swap_is_made_verified_and_materialised(form: str, tmp_path: Path, c
     assert main([*words, "--embeddings", file]) == 0
     assert main(["verify", out, "--embeddings", file]) == 0
     assert main(["verify", out]) == 1
-    assert "are not here, expected their file; state --embeddings FILE" in capsys.readouterr().out
+    assert "known by name alone, expected their file; state --embeddings FILE" in capsys.readouterr().out
+    assert main(["show", out, "--counts"]) == 0
     assert main(["verify", out, "--embeddings", str(tmp_path / "none")]) == 1
     edited = {row["key"]: row["caption"] for row in ck.open_dataset(out).rows()}
     recipe = ck.Recipe(seed=0, chain=[ck.Swap(ratio="0.4", mode="far", embeddings=file)])
