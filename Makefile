@@ -59,9 +59,9 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[demo,test,lint]'
+	$(INSTALL) -e '.[avatars,demo,test,lint]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(VENV)/.python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[bench,demo,test,lint]'
+	$(INSTALL) -e '.[avatars,bench,demo,test,lint]'
 	@touch $@ $(VENV)/.demo $(VENV)/.test

@@ -160,6 +160,7 @@ def _add_readers(commands: Any) -> None:
     parser = _add_command(commands, "fetch", "get a data set that is free to have")
     parser.add_argument("name", metavar="NAME", help="a data set of `corruptkit list sources`")
     parser.add_argument("--out", metavar="DIR", help="default: $CORRUPTKIT_DATA/NAME, else ./data/NAME")
+    parser.add_argument("--from", dest="given", metavar="DIR", help="a folder that holds what would be downloaded: no network is used")
     parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
 

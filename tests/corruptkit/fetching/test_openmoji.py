@@ -25,6 +25,7 @@ from PIL import Image
 from corruptkit.catalog import load_catalog
 from corruptkit.errors import CatalogError, ConflictError, DatasetError
 from corruptkit.fetching import FETCHERS, fetch, openmoji
+from corruptkit.fetching import folder as shards
 from corruptkit.files import lock_folder
 
 # May change only where a pinned package or the format changes, and then says so in CHANGELOG.md.
@@ -45,10 +46,10 @@ CLASSES = {
 # Forty emoji in four shards, in a process of its own.
 FEW = """
 import os, pathlib, signal, sys
-from corruptkit.fetching import openmoji
+from corruptkit.fetching import folder, openmoji
 choose = openmoji.choose_emoji
 openmoji.choose_emoji = lambda packages: (choose(packages)[0][::99], {})
-openmoji.SHARD_ROWS = 10
+folder.SHARD_ROWS = 10
 """
 KILL = """
 syncs, sync = [], os.fsync
@@ -92,7 +93,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty emoji in four shards."""
     choose = openmoji.choose_emoji
     monkeypatch.setattr(openmoji, "choose_emoji", lambda packages: (choose(packages)[0][::99], {}))
-    monkeypatch.setattr(openmoji, "SHARD_ROWS", 10)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 10)
 
 
 def fetch_few(out: Path, *, progress: bool = False) -> Path:
