@@ -149,7 +149,8 @@ def _license_text(styles: Mapping[str, Any], versions: Mapping[str, str], size: 
 Licence of every style and of these renders: {LICENSE}, {LICENSE_URL}
 Attribution: {ATTRIBUTION}
 Made with dicebear-core {versions["dicebear-core"]} of parts of dicebear-styles {versions["dicebear-styles"]}:
-the seeds 0 to {SEEDS - 1} of each style, rendered to PNGs of {size} x {size} pixels on white by resvg-py {versions["resvg-py"]}. No image was found or drawn as a whole.
+the seeds 0 to {SEEDS - 1} of each style, rendered to PNGs of {size} x {size} pixels on white by resvg-py {versions["resvg-py"]}.
+No image was found or drawn as a whole.
 Captions: the names of the parts that were drawn and words for their colours, by corruptkit's rule.
 Labels and styles:
 {chr(10).join(lines)}

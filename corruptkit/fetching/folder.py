@@ -163,7 +163,9 @@ def _claim_folder(out: Path, source: str) -> None:
 
 
 def _drop_empty(out: Path) -> None:
-    """Take away a folder that we made and that holds nothing."""
+    """Take away a folder that we made and that holds nothing; where it holds a file, the mark that it is ours stays beside it."""
+    if any(path.is_file() for path in out.rglob("*")):
+        return
     with suppress(OSError):
         for folder in (out / _FETCHING / _ARCHIVES, out / _FETCHING, out / _HIDDEN, out):
             if folder.exists():

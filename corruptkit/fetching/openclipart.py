@@ -167,7 +167,7 @@ def read_drawing(svg: bytes) -> Drawing | None:
         parser.Parse(svg, True)
     except _StopReadingError:
         return Drawing("".join(title), "".join(found)) if path else None
-    except (expat.ExpatError, ValueError):
+    except (expat.ExpatError, ValueError, LookupError):  # LookupError: an encoding that Python does not know
         return None
     return None
 
