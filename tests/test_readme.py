@@ -89,7 +89,8 @@ def run_command(folder: Path, command: list[str], shown: str) -> None:
 
 def test_every_block_runs_and_prints_what_it_shows(story: Path) -> None:
     left = {path.name for path in story.iterdir()} - {"data"}
-    assert left == {"openmoji-swap-0.05-s0", "ladder", "openmoji-again", "recipe.toml", "recipe.overlay", "swap.overlay"}
+    plans = {"openmoji-flip-0.05-s0.plan.parquet"}
+    assert left == plans | {"openmoji-swap-0.05-s0", "ladder", "openmoji-again", "recipe.toml", "recipe.overlay", "swap.overlay"}
     assert len(list((story / "ladder").iterdir())) == 6
 
 

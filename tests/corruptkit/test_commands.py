@@ -583,6 +583,37 @@ def test_show_prints_edits_in_the_order_of_their_rank(here: Path, run: Run) -> N
     assert "->" not in run("show", "v").out
 
 
+@pytest.mark.usefixtures("here")
+def test_show_tells_what_the_plan_file_says_and_with_counts_what_the_source_says(run: Run) -> None:
+    run("make", *FLIP, "--out", "v")
+    alone, said = run("show", "v"), run("show", "v", "--counts")
+    for words in ("stage 0   flip uniform, ratio 0.5 of all 40 rows", "selected  20: ratio 0.500000000", "old class -> new class"):
+        assert words in alone.out
+        assert words in said.out
+    for words in ("classes   each hit by its share", "before     after  class"):
+        assert words not in alone.out
+        assert words in said.out
+    account = run("show", "v", "--counts", "--json").data["account"]
+    assert account == ck.describe_variant("v").model_dump(mode="json")
+    assert run("show", "v", "--json").data["account"]["classes"] is None
+    assert run("plan", *FLIP, "--json").data["accounts"] == [account]
+    assert said.out.splitlines()[7:] == run("plan", *FLIP).out.splitlines()[2:]
+
+
+def test_show_counts_of_an_overlay_take_its_source_where_it_lies(here: Path, run: Run) -> None:
+    run("make", *FLIP, "--format", "overlay", "--out", "v")
+    (here / "src").rename(here / "moved")
+    assert run("show", "v").status == 0
+    missing = run("show", "v", "--counts")
+    assert (missing.status, missing.out) == (2, "")
+    assert "state --source PATH" in missing.err
+    assert "before     after  class" in run("show", "v", "--source", "moved").out
+    write_shards(here / "other", make_rows(41))
+    other = run("show", "v", "--source", "other")
+    assert (other.status, other.out) == (2, "")
+    assert "fingerprint" in other.err
+
+
 def test_show_of_a_recipe_with_content_is_readable(here: Path, run: Run) -> None:
     (here / "groups.json").write_text("[[0, 1]]", encoding="utf-8")
     run("make", *FLIP, "--mode", "within", "--groups", "groups.json", "--out", "v")

@@ -105,11 +105,12 @@ def test_ranks_are_uniform_over_positions_and_classes(index: Index) -> None:
     expect_chance([table_p(tenths, labels) for tenths in order], "tenths of the ranking beside classes")
 
 
-def test_partners_of_swaps_lie_anywhere(index: Index) -> None:
+@pytest.mark.parametrize("mode", ["any", "within"])
+def test_partners_of_swaps_lie_anywhere(index: Index, mode: Any) -> None:
     """A partner's place says nothing of the row's, and tells as little which caption it brings."""
     places, tables = [], []
     for seed in SEEDS:
-        edits = make_plan(Recipe(seed=seed, chain=[Swap(ratio="0.4")]), index).edits
+        edits = make_plan(Recipe(seed=seed, chain=[Swap(ratio="0.4", mode=mode)]), index).edits
         row, donor = (np.array([int(key) for key in edits[name].to_pylist()]) for name in ("key", "donor"))
         once = row < donor  # a pair is one observation
         flipped = row_draws(index, seed, "coin")[row[once]] < 0.5

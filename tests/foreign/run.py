@@ -22,10 +22,10 @@ REPOSITORY = HERE.parents[1]
 ENVIRONMENTS = REPOSITORY / ".venv-foreign"
 RESULTS = HERE / "RESULTS.md"
 HEADER = """\
-# Foreign readers
+# Other packages
 
-Written by `make test-foreign RECORD=1`, one line an environment: what another package's reader, in a version that cannot live beside our
-pins, found in a variant. A run with a failure writes nothing.
+Written by `make test-foreign RECORD=1`, one line an environment: what another package, in a version that does not live beside our pins,
+read in a variant or made of the same labels. A run with a failure writes nothing.
 
 | environment | result | Python | commit | date |
 |---|---|---|---|---|
