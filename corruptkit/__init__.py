@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from corruptkit.accounting import Account, describe_plan, describe_variant
-    from corruptkit.corruptions import Constant, Drop, Flip, Swap, Words
+    from corruptkit.catalog import load_catalog
+    from corruptkit.corruptions import Constant, Drop, Flip, Rewrite, Swap, Words
     from corruptkit.dataset import Dataset, open_dataset
     from corruptkit.diff import Difference, diff
     from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
     from corruptkit.index import Index
     from corruptkit.manifest import Manifest, read_manifest
     from corruptkit.memory import corrupt, plan_corruption
-    from corruptkit.plan import Plan, make_plan, make_plans
+    from corruptkit.plan import Plan, list_rewrites, make_plan, make_plans
     from corruptkit.recipe import Recipe, load_recipe
     from corruptkit.restore import restore
     from corruptkit.verify import Verification, verify
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
 # Where each public name lives; a name is imported when it is first used, so that `import corruptkit` costs nothing.
 _HOMES = {
     "accounting": ("Account", "describe_plan", "describe_variant"),
-    "corruptions": ("Constant", "Drop", "Flip", "Swap", "Words"),
+    "catalog": ("load_catalog",),
+    "corruptions": ("Constant", "Drop", "Flip", "Rewrite", "Swap", "Words"),
     "dataset": ("Dataset", "open_dataset"),
     "diff": ("Difference", "diff"),
     "errors": ("CatalogError", "ConflictError", "CorruptkitError", "DatasetError", "IntegrityError", "Problem"),
     "index": ("Index",),
     "manifest": ("Manifest", "read_manifest"),
     "memory": ("corrupt", "plan_corruption"),
-    "plan": ("Plan", "make_plan", "make_plans"),
+    "plan": ("Plan", "list_rewrites", "make_plan", "make_plans"),
     "recipe": ("Recipe", "load_recipe"),
     "restore": ("restore",),
     "verify": ("Verification", "verify"),
@@ -57,6 +59,7 @@ __all__ = [
     "Plan",
     "Problem",
     "Recipe",
+    "Rewrite",
     "Swap",
     "Verification",
     "Words",
@@ -64,6 +67,8 @@ __all__ = [
     "describe_plan",
     "describe_variant",
     "diff",
+    "list_rewrites",
+    "load_catalog",
     "load_recipe",
     "make_plan",
     "make_plans",

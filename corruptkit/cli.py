@@ -71,6 +71,7 @@ def _add_make(commands: Any) -> None:
         )
         kind.add_argument("--constant", metavar="R", help="share of captions to replace by one --text")
         kind.add_argument("--words", metavar="R", help="share of captions whose words to edit, as much as --level says")
+        kind.add_argument("--rewrite", metavar="R", help="share of captions to replace by their text in a --table")
         kind.add_argument("--recipe", metavar="FILE", help="a recipe in TOML: a seed and a chain of corruptions")
         kind.add_argument(
             "--variant", metavar="NAME", help="a variant of the catalog, such as openmoji/swap-0.05-s0; 'openmoji/swap-*' are several"
@@ -81,14 +82,7 @@ def _add_make(commands: Any) -> None:
             help="flip: uniform (default), prior, within, pair, matrix, redraw; swap: any (default), within, far, near; "
             "drop: caption, label; constant: text, template; words: mixed (default), delete, duplicate, transpose, replace",
         )
-        what.add_argument("--groups", metavar="FILE", help="groups of classes for --mode within (JSON)")
-        what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON, CSV, or a CSV true,predicted,count)")
-        what.add_argument("--embeddings", metavar="FILE", help="Parquet of key and embedding, for --swap --mode far or near")
-        what.add_argument("--level", type=_count, metavar="1-5", help="how many tenths of its words --words edits in a caption (default 1)")
-        what.add_argument("--text", metavar="T", help="the caption that --constant gives; {} in it is the class name of --mode template")
-        what.add_argument(
-            "--names", metavar="FILE", help="the class names for --constant, a JSON array of K texts (default: the catalog's)"
-        )
+        _add_content_flags(what)
         what.add_argument(
             "--of", type=_one_of("all", "eligible"), metavar="all|eligible", help="what the ratio is a share of (default: all rows)"
         )
@@ -109,6 +103,18 @@ def _add_make(commands: Any) -> None:
         where.add_argument("--out", metavar=target, help=default)
         where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core; to copy tars, one for two)")
         where.add_argument("--catalog", metavar="DIR", help=_CATALOG)
+
+
+def _add_content_flags(what: Any) -> None:
+    """What modes and kinds take besides a ratio: files, texts and levels."""
+    what.add_argument("--groups", metavar="FILE", help="groups of classes for --mode within (JSON)")
+    what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON, CSV, or a CSV true,predicted,count)")
+    what.add_argument("--embeddings", metavar="FILE", help="Parquet of key and embedding, for --swap --mode far or near")
+    what.add_argument("--level", type=_count, metavar="1-5", help="how many tenths of its words --words edits in a caption (default 1)")
+    what.add_argument("--text", metavar="T", help="the caption that --constant gives; {} in it is the class name of --mode template")
+    what.add_argument("--names", metavar="FILE", help="the class names for --constant, a JSON array of K texts (default: the catalog's)")
+    what.add_argument("--table", metavar="FILE", help="texts for --rewrite by key and level: Parquet or JSON lines (key, level, text)")
+    what.add_argument("--levels", type=_count, metavar="N", help="levels of corruption in the --table (default 5)")
 
 
 def _add_source_flags(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from corruptkit.account_lines import account_lines
 from corruptkit.accounting import describe_edits, describe_plan, describe_variant
 from corruptkit.catalog import Catalog, Source, load_catalog, name_classes
-from corruptkit.corruptions import KINDS
+from corruptkit.corruptions import KINDS, Rewrite
 from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
 from corruptkit.diff import diff
 from corruptkit.engines.local import Watch
@@ -36,7 +36,7 @@ from corruptkit.write import write_variants
 
 _EXAMPLES = 10
 # What a kind takes besides its ratio, by flag.
-_STAGE_FLAGS = ("mode", "groups", "matrix", "embeddings", "level", "text", "names", "of")
+_STAGE_FLAGS = ("mode", "groups", "matrix", "embeddings", "level", "text", "names", "table", "levels", "of")
 _SOURCE_FLAGS = ("split", "label_column", "caption_column", "image_column", "bad")
 
 
@@ -228,6 +228,8 @@ def _read_chains(args: Namespace, class_names: Iterable[str]) -> list[Recipe]:
             found.append(parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path()))
         except CatalogError as error:
             raise CatalogError(*(_name_flag(problem, kind) for problem in error.problems)) from None
+        if isinstance(corruption := found[-1].chain[0], Rewrite):
+            given["table"] = corruption.table  # millions of texts are read once for all ratios and seeds
     return list(dict.fromkeys(found))  # "0.1,0.10" is one
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corruptkit.corruptions import Decision, Rows
-from corruptkit.corruptions.rows import Ints, as_text
+from corruptkit.corruptions import Decision, Rewrite, Rows
+from corruptkit.corruptions.rewrites import WANTED
+from corruptkit.corruptions.rows import FieldName, Ints, as_text
 from corruptkit.digest import variant_id
 from corruptkit.edits import compose_edits, digest_edits
 from corruptkit.errors import CatalogError, DatasetError, Problem, split_message
@@ -113,13 +114,8 @@ def _decide_chain(recipe: Recipe, index: Index, rows: Rows) -> _Ladder:
     keys = rows.keys
     decisions: list[Decision] = []
     olds: list[pa.Array] = []
-    for stage, corruption in enumerate(recipe.chain):
-        try:
-            decision = corruption.decide(rows, recipe.stage_draws(stage))
-        except ValueError as error:
-            problem = split_message("recipe", str(error), f"chain.{stage}")
-            raise CatalogError(replace(problem, do=problem.do or "mend the recipe or name another source")) from None
-        _refuse_missing(decision, rows, stage)
+    for stage in range(len(recipe.chain)):
+        decision = _decide_stage(recipe, stage, rows)
         olds.append(decision.old_values(rows) if len(decision.rows) else pa.array([], _TEXT))
         decisions.append(decision)
         if stage + 1 < len(recipe.chain):
@@ -147,12 +143,38 @@ def _cut_plan(recipe: Recipe, index: Index, ladder: _Ladder, *, strict: bool) ->
     return Plan(recipe, index.identity(), table, stages, shortfalls, len(index.excluded))
 
 
-def _refuse_missing(decision: Decision, rows: Rows, stage: int) -> None:
+def list_rewrites(recipe: Recipe, index: Index) -> pa.Table:
+    """The texts that the first rewrite stage with a table that lacks some is waiting for: key, level, caption.
+
+    They stand in the order of their ranking, captions as the stages before left them. Without a row, `make_plan` has all it needs.
+    """
+    rows = index.rows()
+    for stage, corruption in enumerate(recipe.chain):
+        if isinstance(corruption, Rewrite):
+            _refuse_missing("caption", rows, stage)
+            missing = corruption.list_missing(rows, recipe.stage_draws(stage))
+            if len(missing):
+                return missing
+        rows = _decide_stage(recipe, stage, rows).apply(rows)
+    return WANTED.empty_table()
+
+
+def _decide_stage(recipe: Recipe, stage: int, rows: Rows) -> Decision:
+    try:
+        decision = recipe.chain[stage].decide(rows, recipe.stage_draws(stage))
+    except ValueError as error:
+        problem = split_message("recipe", str(error), f"chain.{stage}")
+        raise CatalogError(replace(problem, do=problem.do or "mend the recipe or name another source")) from None
+    _refuse_missing(decision.field, rows, stage)
+    return decision
+
+
+def _refuse_missing(field: FieldName, rows: Rows, stage: int) -> None:
     """A corruption of a field that no row has is a mistake, not an empty variant."""
-    column = rows.labels if decision.field == "label" else rows.captions
+    column = rows.labels if field == "label" else rows.captions
     if column is None and len(rows):
-        do = f"name another source or state --{decision.field}-column"
-        raise DatasetError(Problem("source", f"no row has a {decision.field}", f"{decision.field}s to corrupt", do, key=f"chain.{stage}"))
+        do = f"name another source or state --{field}-column"
+        raise DatasetError(Problem("source", f"no row has a {field}", f"{field}s to corrupt", do, key=f"chain.{stage}"))
 
 
 def _shortfalls(recipe: Recipe, number: int, stage: StageRecord, total: int) -> list[Problem]:

@@ -34,7 +34,7 @@ class Recipe(BaseModel):
         return RecipeIdentity(seed=self.seed, chain=[corruption.identity() for corruption in self.chain])
 
     def inputs(self) -> list[bytes]:
-        """The canonical content that the identity names by digest: groups, matrices, key files."""
+        """The canonical content that the identity names by digest: groups, matrices, names, tables, key files."""
         return [content for corruption in self.chain for content in corruption.inputs()]
 
     def stage_draws(self, stage: int) -> Draws:

@@ -50,6 +50,13 @@ _STAGES: list[tuple[dict[str, Any], str]] = [
             ("replace", "words exchanged for others of the source, by their frequency"),
         )
     ],
+    (
+        {"kind": "rewrite"},
+        (
+            "the text of a table for the key, at a level that each row draws: the paper's rewritten captions. This one says what was\n"
+            "drawn; `pipelines/rewrite_captions.py` has a language model fill one"
+        ),
+    ),
 ]
 
 
@@ -66,6 +73,9 @@ def _write_stage(source: ck.Dataset, stage: dict[str, Any], text: str) -> Iterat
         stage["embeddings"] = count_letters(index.rows().captions.to_pylist(), index.rows().keys.to_pylist())
     if stage.get("mode") == "template":
         stage["names"] = _NAMES
+    if stage["kind"] == "rewrite":
+        keys = index.rows().keys.to_pylist()
+        stage["table"] = [[key, level, f"(what was written for {key} at level {level})"] for key in keys for level in range(1, 6)]
     plan = ck.make_plan(ck.Recipe(seed=0, chain=[{"ratio": "0.05", **stage}]), index)
     yield f"## {stage['kind']}{f', {said}' if said else ''}\n\n{text[0].upper()}{text[1:]}.\n"
     yield "| key | old | new |\n|---|---|---|"

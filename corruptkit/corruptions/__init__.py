@@ -9,16 +9,18 @@ from pydantic import Field
 from corruptkit.corruptions.captions import Swap
 from corruptkit.corruptions.constants import Constant, Drop
 from corruptkit.corruptions.labels import Flip
+from corruptkit.corruptions.rewrites import Rewrite
 from corruptkit.corruptions.rows import Decision, Rows
 from corruptkit.corruptions.words import Words
 
-Corruption = Annotated[Flip | Swap | Drop | Constant | Words, Field(discriminator="kind")]
-KINDS: dict[str, type[Flip | Swap | Drop | Constant | Words]] = {
+Corruption = Annotated[Flip | Swap | Drop | Constant | Words | Rewrite, Field(discriminator="kind")]
+KINDS: dict[str, type[Flip | Swap | Drop | Constant | Words | Rewrite]] = {
     "flip": Flip,
     "swap": Swap,
     "drop": Drop,
     "constant": Constant,
     "words": Words,
+    "rewrite": Rewrite,
 }
 
-__all__ = ["KINDS", "Constant", "Corruption", "Decision", "Drop", "Flip", "Rows", "Swap", "Words"]
+__all__ = ["KINDS", "Constant", "Corruption", "Decision", "Drop", "Flip", "Rewrite", "Rows", "Swap", "Words"]

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationInfo, WithJsonSchema
 
 from corruptkit.corruptions.rows import Ints, LabelLaw, Rows
+from corruptkit.corruptions.texts import Texts, list_texts, read_texts
 from corruptkit.digest import canonical_json, sha256_hex
 from corruptkit.draws import Draws, rank_rows
 
@@ -113,6 +114,18 @@ def _read_names(value: object, info: ValidationInfo) -> object:
     return tuple(map(_whole_text, names))
 
 
+def _read_table(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, Texts):
+        return value
+    path = read_input(value, info)
+    table = value if path is None else read_texts(path)
+    if isinstance(table, list | tuple):
+        table = list_texts(table)
+    if not isinstance(table, pa.Table):
+        raise ValueError(f"found {value!r:.80}, expected a table: a path, or a list of [key, level, text]")
+    return Texts.of(table)
+
+
 def _whole_text(value: object) -> object:
     if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
         raise ValueError(f"found {value!r:.80}, expected no lone surrogate")
@@ -166,6 +179,7 @@ Groups = Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_read_groups)]
 Matrix = Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_read_matrix)]
 Keys = Annotated[tuple[str, ...], BeforeValidator(_read_keys)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_read_names)]
+Table = Annotated[InstanceOf[Texts], BeforeValidator(_read_table), WithJsonSchema({"type": "array"})]
 Text = Annotated[str, Field(strict=True, min_length=1), BeforeValidator(_whole_text)]
 Class = Annotated[int, Field(strict=True, ge=0)]
 
@@ -174,6 +188,7 @@ CANONICAL: dict[str, Callable[[Any], bytes]] = {
     "groups": canonical_json,
     "matrix": canonical_json,
     "names": canonical_json,
+    "table": Texts.canonical,
     "keys_file": lambda keys: "".join(f"{key}\n" for key in keys).encode(),
 }
 
@@ -246,14 +261,19 @@ class Choice(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Every field, defaults written out; content stands by its SHA-256; `where` holds the given fields only."""
-        return _by_digest(self.model_dump(mode="json")) | {"where": self.where and _by_digest(self.where.model_dump(mode="json"))}
+        return _by_digest(self) | {"where": self.where and _by_digest(self.where)}
 
     def inputs(self) -> list[bytes]:
         """The canonical form of all content that the identity names by digest."""
-        tables = [self.model_dump(mode="json"), self.where.model_dump(mode="json") if self.where else {}]
-        return [CANONICAL[name](value) for table in tables for name, value in table.items() if name in CANONICAL and value is not None]
+        models: list[BaseModel] = [self, self.where] if self.where else [self]
+        return [CANONICAL[name](value) for model in models for name, value in model if name in CANONICAL and value is not None]
 
 
-def _by_digest(table: dict[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in table.items() if value is not None}
-    return {name: sha256_hex(CANONICAL[name](value)) if name in CANONICAL else value for name, value in given.items()}
+def _by_digest(model: BaseModel) -> dict[str, Any]:
+    plain = model.model_dump(mode="json", exclude=set(CANONICAL))
+    return {name: plain[name] if name in plain else _digest_of(name, value) for name, value in model if value is not None}
+
+
+def _digest_of(name: str, value: Any) -> str:
+    """The SHA-256 of content in its canonical form; that of a table is known since it was read."""
+    return value.digest if isinstance(value, Texts) else sha256_hex(CANONICAL[name](value))

@@ -81,7 +81,7 @@ def draw_cases(draw: st.DrawFn, factory: pytest.TempPathFactory) -> Case:
     rows, classes = draw(sources(least=1, gaps="json" in members or "cls" in members))
     if "cls" not in members and "json" not in members:
         rows = [row._replace(label=None) for row in rows]
-    kinds = {"flip": "cls" in members or "json" in members, "swap": True, "drop": True, "constant": True, "words": True}
+    kinds = {"flip": "cls" in members or "json" in members, "swap": True, "drop": True, "constant": True, "words": True, "rewrite": True}
     recipe = draw(recipes(rows, classes, kinds=[kind for kind, able in kinds.items() if able]))
     folder = factory.mktemp("law")
     form = draw(st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))

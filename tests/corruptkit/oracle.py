@@ -37,6 +37,14 @@ class Edit(NamedTuple):
     rank: int
 
 
+class Place(NamedTuple):
+    """What a draw depends on besides its kind and its purpose."""
+
+    seed: str
+    stage: int
+    key: str
+
+
 # Section 2
 
 
@@ -101,7 +109,9 @@ def can_flip(stage: Stage, label: int | None, counts: Counter[int], classes: int
     return True
 
 
-def can_change(stage: Stage, label: int | None, caption: str | None, counts: Counter[int], classes: int) -> bool:
+def can_change(place: Place, stage: Stage, label: int | None, caption: str | None, counts: Counter[int], classes: int) -> bool:
+    if stage["kind"] == "rewrite":
+        return caption is not None and stage["texts"].get(drawn_cell(place, stage)) != caption
     if stage["kind"] == "flip":
         return can_flip(stage, label, counts, classes)
     if stage["kind"] == "swap":
@@ -112,6 +122,17 @@ def can_change(stage: Stage, label: int | None, caption: str | None, counts: Cou
         return label is not None and label < classes
     wanted = fixed_caption(stage, label, classes)
     return caption is not None and wanted is not None and caption != wanted
+
+
+def drawn_cell(place: Place, stage: Stage) -> tuple[str, int]:
+    """The cell of a table that a row draws: its key, and a level."""
+    seed, number, key = place
+    return key, 1 + below(draw(seed, "rewrite", number, "level", key), stage["levels"])
+
+
+def with_texts(stage: Stage) -> Stage:
+    """The stage of a rewrite, with its table by cell."""
+    return stage if stage["kind"] != "rewrite" else {**stage, "texts": {(key, level): text for key, level, text in stage["table"]}}
 
 
 def half_up(ratio: str, population: int) -> int:
@@ -126,7 +147,8 @@ def rank_eligible(seed: str, number: int, stage: Stage, rows: Rows, classes: int
     eligible = [
         key
         for key, (label, caption) in rows.items()
-        if passes_where(stage["where"], key, label, caption) and can_change(stage, label, caption, counts, classes)
+        if passes_where(stage["where"], key, label, caption)
+        and can_change(Place(seed, number, key), stage, label, caption, counts, classes)
     ]
     return sorted(eligible, key=lambda key: (draw(seed, stage["kind"], number, "rank", key), key.encode()))
 
@@ -312,6 +334,16 @@ def word_rows(seed: str, number: int, stage: Stage, rows: Rows, classes: int) ->
     return edits
 
 
+def rewrite_rows(seed: str, number: int, stage: Stage, rows: Rows, classes: int) -> list[Edit]:
+    """A cell that the table lacks is a KeyError: a plan is refused then."""
+    ranking = rank_eligible(seed, number, stage, rows, classes)
+    edits = []
+    for rank, key in enumerate(ranking[: wanted_rows(stage, len(rows), len(ranking))]):
+        new = stage["texts"][drawn_cell(Place(seed, number, key), stage)]
+        edits.append(Edit(key, number, "rewrite", "caption", str(rows[key][1]), new, "", rank))
+    return edits
+
+
 def apply_edits(rows: Rows, edits: Sequence[Edit]) -> dict[str, tuple[int | None, str | None]]:
     left = dict(rows)
     for edit in edits:
@@ -324,8 +356,8 @@ def plan_edits(recipe: Mapping[str, Any], rows: Rows, classes: int | None) -> li
     """All edits in ascending (key bytes, stage)."""
     edits: list[Edit] = []
     for number, stage in enumerate(recipe["chain"]):
-        decide = {"flip": flip_rows, "swap": swap_rows, "words": word_rows}.get(stage["kind"], fix_rows)
-        made = decide(recipe["seed"], number, stage, rows, classes or 0)
+        deciders = {"flip": flip_rows, "swap": swap_rows, "words": word_rows, "rewrite": rewrite_rows}
+        made = deciders.get(stage["kind"], fix_rows)(recipe["seed"], number, with_texts(stage), rows, classes or 0)
         rows = apply_edits(rows, made)
         edits += made
     return sorted(edits, key=lambda edit: (edit.key.encode(), edit.stage))
@@ -395,6 +427,8 @@ def canonical_stage(stage: Stage) -> dict[str, Any]:
         entry["embeddings"] = sha256(width.to_bytes(4, "little") + rows)
     if "names" in entry:
         entry["names"] = sha256(canonical_json(entry["names"]))
+    if "table" in entry:
+        entry["table"] = sha256(canonical_json(sorted(entry["table"], key=lambda row: (row[0].encode(), row[1]))))
     if entry["where"] is not None:
         entry["where"] = dict(entry["where"])
         if "classes" in entry["where"]:

@@ -134,6 +134,7 @@ MODES = {
     "drop": ("caption", "label"),
     "constant": ("text", "template"),
     "words": ("mixed", "delete", "duplicate", "transpose", "replace"),
+    "rewrite": ("table",),
 }
 KINDS = tuple(MODES)
 
@@ -169,6 +170,16 @@ def vectors_of(rows: Sequence[Row]) -> dict[str, list[float]]:
 
 
 @st.composite
+def _tables(draw: st.DrawFn, rows: Sequence[Row], levels: int) -> list[list[Any]]:
+    """A text for every row at every level, often the caption that the row has already, and cells that nobody asks for."""
+    texts = draw(st.lists(captions, min_size=1, max_size=5))
+    own = draw(st.integers(1, 6))
+    cells = [(key, level) for key in (*(row.key for row in rows), "nobody/n") for level in range(1, levels + 1)]
+    said = {row.key: row.caption for row in rows if row.caption is not None}
+    return [[key, level, said.get(key, "") if n % own == 0 else texts[n % len(texts)]] for n, (key, level) in enumerate(cells)]
+
+
+@st.composite
 def stages(draw: st.DrawFn, rows: Sequence[Row], classes: int, kinds: Sequence[str] = KINDS) -> Json:
     """A stage as it stands in an identity, tables in full."""
     kind = draw(st.sampled_from(list(kinds)))
@@ -194,6 +205,9 @@ def stages(draw: st.DrawFn, rows: Sequence[Row], classes: int, kinds: Sequence[s
         stage["level"] = draw(st.integers(1, 5))
     if kind == "constant":
         stage["text"] = draw(captions.filter(bool)) if stage["mode"] == "text" else draw(st.sampled_from(["{}", "a photo of a {}.", "é{}"]))
+    if kind == "rewrite":
+        stage["levels"] = draw(st.sampled_from([1, 2, 5]))
+        stage["table"] = draw(_tables(rows, stage["levels"]))
     if stage["mode"] == "template":
         stage["names"] = draw(st.lists(st.sampled_from(["cat", "dog", "日本", "{}", "A  Cat"]), min_size=classes, max_size=classes))
     elif stage["mode"] == "matrix":

@@ -194,7 +194,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "source said twice": ((*SWAP, "0.1", "--dataset", "openmoji"), "not allowed with argument"),
     "no kind": (
         ("make", "--source", "src"),
-        "nothing says how to corrupt; give --flip R, --swap R, --drop R, --constant R, --words R, --recipe FILE or --variant NAME",
+        "nothing says how to corrupt; give --flip R, --swap R, --drop R, --constant R, --words R, --rewrite R, --recipe FILE or",
     ),
     "no source": (("make", "--swap", "0.1"), "nothing says what to corrupt; give --dataset NAME or --source PATH"),
     "no source for a plan": (("plan", "--swap", "0.1"), "nothing says what to corrupt"),

@@ -124,7 +124,7 @@ def test_seed_of_any_size_is_read_as_integer_or_text(seed: int, tmp_path: Path) 
         ('seed = 0\n[[chain]]\nkind = "flop"\n', ["recipe.toml, chain.0: unknown kind 'flop'; did you mean 'flip'?"]),
         (
             'seed = 0\n[[chain]]\nkind = "blur"\n',
-            ["recipe.toml, chain.0: unknown kind 'blur'; valid are: constant, drop, flip, swap, words"],
+            ["recipe.toml, chain.0: unknown kind 'blur'; valid are: constant, drop, flip, rewrite, swap, words"],
         ),
         ("seed = 0\n[[chain]]\nratio = 1\n", ["recipe.toml, chain.0: a required field is missing; state kind"]),
         (FLIP, ["recipe.toml, chain.0.flip.ratio: a required field is missing; state chain.0.flip.ratio"]),

@@ -65,10 +65,28 @@ def read_captions(what: str) -> list[str]:
     return ["".join(chr(int(point, 16)) for point in re.findall(r"U\+([0-9A-F]+)", points)) or text for text, points in found]
 
 
+def read_texts(what: str) -> tuple[int, list[list[Any]]]:
+    """Levels and table of words such as "text `text {level} of {key}` for levels 1 to 5"."""
+    found = re.search(r"text `([^`]*)` for levels 1 to ([0-9])", what)
+    assert found, what
+    form, levels = found[1].replace("i mod (200 level)", "number"), int(found[2])
+    cells = [(i, level) for i in range(COUNT) for level in range(1, levels + 1)]
+    return levels, [[f"{i:09d}", level, form.format(level=level, key=f"{i:09d}", number=i % (200 * level))] for i, level in cells]
+
+
+def read_constant(what: str, mode: str) -> Json:
+    """Text and names of words such as `text "a photo of a {}", names "class 0" to "class 9"`."""
+    text = {"text": re.search(r', text "([^"]*)"', what)[1]}  # type: ignore[index]
+    if mode != "template":
+        return text
+    assert 'names "class 0" to "class 9"' in what
+    return text | {"names": [f"class {n}" for n in range(CLASSES)]}
+
+
 def read_recipe(what: str, groups: list[list[int]]) -> Json:
     """The recipe, as an identity spells it, in a line such as "flip within 0.05, of all, groups {0,1,2} and {5,6}"."""
     chain: list[Json] = []
-    for kind, mode, ratio in re.findall(r"(flip|swap|drop|constant|words) ?([a-z]*) ([0-9.]+)", what):
+    for kind, mode, ratio in re.findall(r"(flip|swap|drop|constant|words|rewrite) ?([a-z]*) ([0-9.]+)", what):
         chain.append({"kind": kind, "mode": mode or "any", "ratio": ratio, "of": "all", "where": None})
     if found := re.search(r"where classes = (\[.*?\])", what):
         chain[0]["where"] = {"classes": json.loads(found[1])}
@@ -82,10 +100,9 @@ def read_recipe(what: str, groups: list[list[int]]) -> Json:
         elif stage["kind"] == "words":
             stage["level"] = int(re.search(r", level ([1-5])", what)[1])  # type: ignore[index]
         elif stage["kind"] == "constant":
-            stage["text"] = re.search(r', text "([^"]*)"', what)[1]  # type: ignore[index]
-            if stage["mode"] == "template":
-                assert 'names "class 0" to "class 9"' in what
-                stage["names"] = [f"class {n}" for n in range(CLASSES)]
+            stage.update(read_constant(what, stage["mode"]))
+        elif stage["kind"] == "rewrite":
+            stage["levels"], stage["table"] = read_texts(what)
         elif stage["mode"] == "matrix":
             assert "weight (y*j) mod 4, row 9 all 0" in what
             stage["matrix"] = [[str(y * j % 4 if y not in (9, j) else 0) for j in range(CLASSES)] for y in range(CLASSES)]
@@ -107,13 +124,14 @@ def read_vectors() -> list[Vector]:
 
 TABLE = read_table()
 VECTORS = read_vectors()
+REWRITE = "rewrite table 0.05, text `text {level} of {key}` for levels 1 to 5"
 BY_NAME = {vector.what: vector for vector in VECTORS}
-# A matrix alone has a second form.
+FORMS = {"matrix": ("json", "csv"), "table": ("jsonl", "parquet")}
 FLAGS = [
     pytest.param(vector, form, id=f"{vector.what}-{form}")
     for vector in VECTORS
     if len(vector.recipe["chain"]) == 1 and not vector.recipe["chain"][0]["where"] and "epoch" not in vector.what
-    for form in (("json", "csv") if "matrix" in vector.recipe["chain"][0] else ("json",))
+    for form in FORMS.get(vector.recipe["chain"][0]["mode"], ("json",))
 ]
 
 
@@ -153,7 +171,8 @@ def folders(sources: dict[str, list[Row]], tmp_path_factory: pytest.TempPathFact
 
 def test_every_line_of_the_table_has_a_test() -> None:
     singles = ["h(", "draw, flip, rank", "draw, flip, target", "fingerprint, labels and", "fingerprint, labels only", "canonical groups"]
-    singles += ["canonical names", "embeddings, those", "the numbers of a vector", *read_ids()]
+    singles += ["canonical names", "embeddings, those", "the numbers of a vector"]
+    singles += ["draw, rewrite, level", "canonical table of that", "canonical table of (", *read_ids()]
     lines = SPEC.split("\n## 6. Vectors\n")[1].split("\n## ")[0].count("\n| ")
     assert len(TABLE) == len(VECTORS) + len({value_of(start) for start in singles}) == lines - 1 >= 29, "the header is no vector"
     assert len({json.dumps([vector.recipe, vector.source]) for vector in VECTORS}) == len(VECTORS), "two lines were read as one recipe"
@@ -165,9 +184,9 @@ def test_every_line_of_the_table_has_a_test() -> None:
 def test_hash_and_draws_are_those_of_the_page() -> None:
     key, hashes = "000000000", hash_keys([b"000000000"])
     assert hash_text(key) == oracle.h(key) == int(value_of(f'h("{key}")'), 16)
-    for purpose in ("rank", "target"):
-        expected = int(value_of(f'draw, flip, {purpose}, "{key}"'), 16)
-        assert Draws("0", "flip").of(purpose, hashes).tolist() == [oracle.draw("0", "flip", 0, purpose, key)] == [expected]
+    for kind, purpose in (("flip", "rank"), ("flip", "target"), ("rewrite", "level")):
+        expected = int(value_of(f'draw, {kind}, {purpose}, "{key}"'), 16)
+        assert Draws("0", kind).of(purpose, hashes).tolist() == [oracle.draw("0", kind, 0, purpose, key)] == [expected]
 
 
 def test_fingerprints_are_those_of_the_page(sources: dict[str, list[Row]]) -> None:
@@ -196,6 +215,15 @@ def test_embeddings_have_the_digest_of_the_page(tmp_path: Path) -> None:
 def test_vector_has_the_integers_of_the_page() -> None:
     expected = [int(number) for number in value_of("the numbers of a vector (1, 0.001, -0.5, 0)").split(", ")]
     assert quantise_vectors(np.array([[1, 0.001, -0.5, 0]])).tolist() == [oracle.quantise_vector([1, 0.001, -0.5, 0])] == [expected]
+
+
+def test_canonical_tables_have_the_digests_of_the_page() -> None:
+    recipe = parse_recipe(BY_NAME[REWRITE].recipe, "test")
+    assert sha256_hex(recipe.inputs()[0]) == value_of("canonical table of that")
+    odd = [["000000001", 2, "\u00e9"], ["000000000", 1, 'a "red" \\ thing\n\x7f\x01']]
+    (content,) = parse_recipe({"seed": 0, "chain": [{"kind": "rewrite", "ratio": "1", "table": odd}]}, "test").inputs()
+    assert content == oracle.canonical_json(odd[::-1])
+    assert sha256_hex(content) == value_of("canonical table of (")
 
 
 # Plans
@@ -255,6 +283,7 @@ def read_ids() -> dict[str, tuple[str, Vector]]:
         "variant_id of swap far 0.05": "swap far 0.05, embeddings of 8 numbers, number j of row i is (i*(j+3)) mod 11 - 5",
         "variant_id of words mixed 0.05": "words mixed 0.05, level 1",
         "variant_id of constant template 0.05": 'constant template 0.05, text "a photo of a {}", names "class 0" to "class 9"',
+        "variant_id of rewrite table 0.05": REWRITE,
     }
     return {start: (value_of(start), BY_NAME[name]) for start, name in names.items()}
 
@@ -295,11 +324,29 @@ def write_embeddings(folder: Path, vectors: Json) -> Path:
     return folder / "embeddings.parquet"
 
 
+def write_table(path: Path, rows: list[list[Any]]) -> Path:
+    """The rows of a table, last row first, as Parquet or as JSON lines."""
+    keys, levels, texts = zip(*rows[::-1], strict=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"text": texts, "level": pa.array(levels, pa.int16()), "model": texts, "key": keys}), path)
+    else:
+        lines = [
+            json.dumps({"level": level, "text": text, "key": key, "tries": [1]})
+            for key, level, text in zip(keys, levels, texts, strict=True)
+        ]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 def write_toml(path: Path, recipe: Json) -> Path:
     """The recipe as a file: JSON's texts, lists and integers are TOML's as well."""
     lines = [f"seed = {recipe['seed']}"]
     for stage in recipe["chain"]:
-        said = {name: write_embeddings(path.parent, value).name if name == "embeddings" else value for name, value in stage.items()}
+        said = dict(stage)
+        if "embeddings" in stage:  # beside the recipe, named as recipes name files
+            said["embeddings"] = write_embeddings(path.parent, stage["embeddings"]).name
+        if "table" in stage:
+            said["table"] = write_table(path.with_name("texts.parquet"), stage["table"]).name
         lines.append("[[chain]]")
         lines += [f"{name} = {json.dumps(value)}" for name, value in said.items() if name != "where"]
         lines += ["[chain.where]", *(f"{name} = {json.dumps(value)}" for name, value in stage["where"].items())] if stage["where"] else []
@@ -341,6 +388,8 @@ def flags_of(stage: Json, folder: Path, form: str) -> list[str | Path]:
     words += ["--text", stage["text"]] if "text" in stage else []
     words += ["--level", str(stage["level"])] if "level" in stage else []
     words += ["--embeddings", write_embeddings(folder, stage["embeddings"])] if "embeddings" in stage else []
+    if "table" in stage:
+        words += ["--levels", str(stage["levels"]), "--table", write_table(folder / f"texts.{form}", stage["table"])]
     for name in ("groups", "matrix", "names"):
         if name in stage:
             text = json.dumps(stage[name]) if form == "json" else "\n".join(",".join(row) for row in stage[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from corruptkit.corruptions import KINDS, Constant, Drop, Flip, Swap, Words
+from corruptkit.corruptions import KINDS, Constant, Drop, Flip, Rewrite, Swap, Words
 from corruptkit.corruptions.rows import Decision, Rows, as_text
 from tests.corruptkit.shards import Row, make_rows
 from tests.corruptkit.strategies import index_rows
@@ -26,7 +26,7 @@ def decision_of(field: str, rows: list[int], new: np.ndarray | pa.Array) -> Deci
 
 
 def test_kinds_are_what_recipes_may_name() -> None:
-    assert {"flip": Flip, "swap": Swap, "drop": Drop, "constant": Constant, "words": Words} == KINDS
+    assert {"flip": Flip, "swap": Swap, "drop": Drop, "constant": Constant, "words": Words, "rewrite": Rewrite} == KINDS
     for kind, model in KINDS.items():
         assert model.model_fields["kind"].default == kind
         assert model.__doc__

@@ -1,0 +1,13 @@
+"""A table of texts with a level above those that are stated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken.inputs import Refused, pack, pack_good
+
+
+def build(folder: Path) -> Refused:
+    pack_good(folder / "src" / "a.tar")
+    pack(folder / "texts.jsonl", b'{"key": "a0", "level": 3, "text": "x"}\n', end=b"")
+    return Refused("make --source src --rewrite 1 --table texts.jsonl --levels 2", "--rewrite", "found level 3 of 'a0'", "mend either")
