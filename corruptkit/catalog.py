@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from corruptkit.errors import CatalogError, Problem, nearest_word, validation_problems
 from corruptkit.fetching import FETCHERS
-from corruptkit.formats.splits import hub_name
+from corruptkit.names import hub_name
 
 if TYPE_CHECKING:
     from corruptkit.recipe import Recipe

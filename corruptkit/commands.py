@@ -27,8 +27,9 @@ from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
 from corruptkit.listing import describe_entries, describe_stage
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
+from corruptkit.names import folder_name
 from corruptkit.plan import Plan, make_plan, make_plans
-from corruptkit.recipe import Recipe, folder_name, load_embeddings, load_recipe, name_variant, parse_recipe
+from corruptkit.recipe import Recipe, load_embeddings, load_recipe, name_variant, parse_recipe
 from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
