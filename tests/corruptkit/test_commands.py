@@ -730,7 +730,7 @@ def test_index_of_a_variant_is_that_of_what_it_reads(here: Path, run: Run) -> No
 
 def test_list_of_sources_and_kinds(here: Path, run: Run) -> None:
     assert here.is_dir()
-    assert run("list", "sources", "open*").out.startswith("openmoji: OpenMoji")
+    assert run("list", "sources", "openm*").out.startswith("openmoji: OpenMoji")
     sources = run("list", "sources", "--json").data["sources"]
     assert list(sources) == list(load_catalog().sources)
     assert (sources["openmoji"]["license"], sources["openmoji"]["splits"]) == ("CC BY-SA 4.0", {"train": 3953})
