@@ -86,6 +86,7 @@ KINDS_OF_OPENMOJI = ("flip-prior", "flip", "swap", "drop", "drop-label", "consta
         ("imagenet/flip-cifar100-eligible-*", ("flip-cifar100-eligible",), RATIOS[:3], (0, 1, 2)),
         ("imagenet100/flip-prior-*", ("flip-prior",), RATIOS, (0, 1, 2)),
         ("cc3m/swap-0.[012]*", ("swap",), RATIOS, (0, 1, 2)),
+        ("cc3m/rewrite-*", ("rewrite",), RATIOS, (0, 1, 2)),
         ("cc3m/swap-0.3*", ("swap",), ("0.3",), (0,)),
         ("cc12m/*", ("swap",), RATIOS, (0, 1, 2)),
     ],

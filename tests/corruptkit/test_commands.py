@@ -409,6 +409,29 @@ def test_pattern_makes_each_variant_that_it_matches(here: Path, run: Run) -> Non
     assert [v["variant_id"] for v in by_plan.data["variants"]] == [v["variant_id"] for v in said.data["variants"]]
 
 
+def test_rewrites_of_the_catalog_take_their_table(here: Path, run: Run) -> None:
+    catalog = write_catalog(here / "catalog")
+    text = GRID.format(name="secrets").replace('kind = "flip"\nmode = "pair"', 'kind = "rewrite"\nlevels = 1').replace("[7]", "[0]")
+    (catalog / "variants" / "secrets.toml").write_text(text.replace('["0.25"]', '["0.25", "0.5"]'), encoding="utf-8")
+    write_shards(here / "data" / "secrets", rows := make_rows(40))
+    texts = [json.dumps({"key": row.key, "level": 1, "text": f"not {row.key}"}) for row in rows]
+    (here / "texts.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    words = ("--catalog", catalog, "--format", "overlay", "--json")
+    said = run("make", "--variant", "secrets/rewrite-*", *words, "--table", "texts.jsonl", "--out", "grid")
+    assert [variant["counts"]["changed"] for variant in said.data["variants"]] == [10, 20]
+    flags = ("--rewrite", "0.25,0.5", "--levels", 1, "--table", "texts.jsonl")
+    by_flags = run("make", "--dataset", "secrets", *flags, *words, "--out", "flags")
+    assert [v["variant_id"] for v in by_flags.data["variants"]] == [v["variant_id"] for v in said.data["variants"]]
+    without = run("make", "--variant", "secrets/rewrite-0.25-s0", *words)
+    assert (without.status, without.data["problems"][0]["found"][:48]) == (2, "10 of 10 chosen rows have no text in the table, "[:48])
+    absent = run("make", "--variant", "secrets/rewrite-0.25-s0", *words, "--table", "no.jsonl")
+    assert (absent.status, absent.data["problems"][0]["file"]) == (2, "--table")
+    more = run("make", "--variant", "secrets/rewrite-0.25-s0", *words, "--table", "texts.jsonl", "--levels", "2")
+    assert (more.status, more.data["problems"][0]["file"]) == (2, "--levels")
+    beside = run("make", "--variant", "openmoji/swap-0.05-s0", "--source", "src", "--table", "texts.jsonl", "--json")
+    assert (beside.status, beside.data["problems"][0]["file"]) == (2, "--table")
+
+
 def test_template_has_the_names_of_the_catalog(here: Path, run: Run) -> None:
     """The identity is that of stated names; names that are stated go before the catalog's."""
     catalog, names = write_catalog(here / "catalog"), [f"class {n}" for n in range(20)]

@@ -9,4 +9,5 @@ from tests.broken.inputs import Refused
 
 
 def build(folder: Path) -> Refused:
+    folder.joinpath("src").mkdir()
     return Refused("make --variant cc*m/swap-0.05-s0", str(find_catalog()), "matches variants of 2 sources: cc12m, cc3m", "write cc12m/...")

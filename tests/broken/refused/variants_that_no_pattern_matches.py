@@ -9,4 +9,5 @@ from tests.broken.inputs import Refused
 
 
 def build(folder: Path) -> Refused:
+    folder.joinpath("src").mkdir()
     return Refused("make --variant cc3m/swop-*", str(find_catalog()), "unknown variant 'cc3m/swop-*'", "did you mean 'cc3m/swap-")
