@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from corruptkit.errors import CatalogError, Problem, nearest_word, validation_problems
 from corruptkit.fetching import FETCHERS
-from corruptkit.formats.splits import hub_name
+from corruptkit.names import hub_name
 
 if TYPE_CHECKING:
     from corruptkit.recipe import Recipe
@@ -140,11 +140,13 @@ class Variant(BaseModel):
     chain: tuple[dict[str, Any], ...]
     file: Path
 
-    def recipe(self) -> Recipe:
-        """The recipe, checked; paths in it are relative to the file that states it."""
+    def recipe(self, table: object = None) -> Recipe:
+        """The recipe, checked; paths in it are relative to the file that states it. A `table` is for rewrites that state none."""
         from corruptkit.recipe import parse_recipe  # brings numpy and pyarrow, which a list of names does not need
 
-        return parse_recipe({"seed": self.seed, "chain": list(self.chain)}, str(self.file), self.file.parent)
+        given = {} if table is None else {"table": table}
+        chain = [given | stage if stage["kind"] == "rewrite" else stage for stage in self.chain]
+        return parse_recipe({"seed": self.seed, "chain": chain}, str(self.file), self.file.parent)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from corruptkit.account_lines import account_lines
 from corruptkit.accounting import describe_edits, describe_plan, describe_variant
-from corruptkit.catalog import Catalog, Source, load_catalog, name_classes
+from corruptkit.catalog import Catalog, Source, Variant, load_catalog, name_classes
 from corruptkit.corruptions import KINDS, Rewrite
 from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
 from corruptkit.diff import diff
@@ -27,8 +27,9 @@ from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
 from corruptkit.listing import describe_entries, describe_stage
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
+from corruptkit.names import folder_name
 from corruptkit.plan import Plan, make_plan, make_plans
-from corruptkit.recipe import Recipe, folder_name, load_embeddings, load_recipe, name_variant, parse_recipe
+from corruptkit.recipe import Recipe, load_embeddings, load_recipe, name_variant, parse_recipe
 from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
@@ -178,8 +179,7 @@ def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Re
     catalog = load_catalog(Path(args.catalog) if args.catalog else None)
     if args.variant is not None:
         entries = catalog.match(args.variant)
-        _refuse_flags(args, "--variant", (*_STAGE_FLAGS, "seed"))
-        recipes = [(folder_name(entry.name), entry.recipe()) for entry in entries]
+        recipes = _read_entries(args, entries)
         dataset = _open_entry(args, catalog.source(args.dataset or entries[0].source)) if dataset is None else dataset
         return catalog, dataset, recipes
     if args.recipe is not None:
@@ -198,6 +198,23 @@ def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Re
         dataset,
         [(folder_name(name_variant(dataset.name, recipe.chain[0].model_dump(), recipe.seed)), recipe) for recipe in chains],
     )
+
+
+def _read_entries(args: Namespace, entries: list[Variant]) -> list[tuple[str, Recipe]]:
+    """The recipes of variants of the catalog, each with its name; rewrites whose table is the user's take it from --table."""
+    asks = all(stage["kind"] == "rewrite" and "table" not in stage for entry in entries for stage in entry.chain)
+    _refuse_flags(args, "--variant", (*(name for name in _STAGE_FLAGS if not (asks and name == "table")), "seed"))
+    table: object = None if args.table is None else Path(args.table)
+    found = []
+    for entry in entries:
+        try:
+            recipe = entry.recipe(table)
+        except CatalogError as error:
+            raise CatalogError(*(_name_flag(problem, "variant") for problem in error.problems)) from None
+        if table is not None and isinstance(recipe.chain[0], Rewrite):
+            table = recipe.chain[0].table  # millions of texts are read once for all ratios and seeds
+        found.append((folder_name(entry.name), recipe))
+    return found
 
 
 def _refuse_flags(args: Namespace, owner: str, names: tuple[str, ...]) -> None:

@@ -29,10 +29,11 @@ from corruptkit.formats.layout import KeyEncoding, Layout, Row, Shard, Spot
 from corruptkit.formats.members import row_members
 from corruptkit.formats.overlay import read_edits
 from corruptkit.formats.shards import Found, find_shards
-from corruptkit.formats.splits import asked_split, hub_name
+from corruptkit.formats.splits import asked_split
 from corruptkit.formats.table import class_names
 from corruptkit.index import Index, Readable, ShardStat, find_index, skips
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
+from corruptkit.names import hub_name
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe, drops_labels, load_embeddings, recipe_from_identity
 

@@ -80,11 +80,6 @@ def name_variant(source: str, stage: Mapping[str, Any], seed: int | str, label: 
     return f"{source}/{label or (kind if usual else f'{kind}-{mode}')}-{stage['ratio']}-s{seed}"
 
 
-def folder_name(variant: str) -> str:
-    """The folder that a variant is written to where nothing else is said."""
-    return variant.replace("/", "-")
-
-
 def drops_labels(identity: RecipeIdentity) -> bool:
     """Whether a recipe gives rows the null label K: its variants declare it."""
     return any(stage.get("kind") == "drop" and stage.get("mode") == "label" for stage in identity["chain"])

@@ -35,7 +35,7 @@ LAYERS = (
     {"catalog", "dataset", "edits", "index", "plan", "target"},
     {"manifest", "recipe"},
     {"corruptions", "engines", "fetching", "formats"},
-    {"chisquare", "digest", "draws", "errors", "files"},
+    {"chisquare", "digest", "draws", "errors", "files", "names"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 FOLDERS = {"corruptions", "engines", "fetching", "formats"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def console_commands(text: str) -> Iterator[tuple[list[str], str]]:
     """Each command after a `$`, and what the block shows of its output ("" where it shows nothing)."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, shown = part.partition("\n")
-        yield command.split(), shown
+        yield shlex.split(command), shown
 
 
 def run_here(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -90,8 +91,8 @@ def run_command(folder: Path, command: list[str], shown: str) -> None:
 def test_every_block_runs_and_prints_what_it_shows(story: Path) -> None:
     left = {path.name for path in story.iterdir()} - {"data"}
     plans = {"openmoji-flip-0.05-s0.plan.parquet"}
-    assert left == plans | {"openmoji-swap-0.05-s0", "ladder", "openmoji-again", "recipe.toml", "recipe.overlay", "swap.overlay"}
-    assert len(list((story / "ladder").iterdir())) == 6
+    assert left == plans | {"openmoji-swap-0.05-s0", "ladder", "grid", "openmoji-again", "recipe.toml", "recipe.overlay", "swap.overlay"}
+    assert [len(list((story / name).iterdir())) for name in ("ladder", "grid")] == [6, 6]
 
 
 def test_there_are_blocks_of_every_kind() -> None:

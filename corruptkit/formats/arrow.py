@@ -17,7 +17,7 @@ from corruptkit.formats.cells import read_table_row, read_table_rows
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.editing import Cursor, edited_tables, fit_table, standard_tables
 from corruptkit.formats.layout import Layout, Row, Scan, Shard, Spot
-from corruptkit.formats.splits import hub_name, stated_split
+from corruptkit.formats.splits import stated_split
 from corruptkit.formats.table import (
     Fields,
     check_names,
@@ -29,6 +29,7 @@ from corruptkit.formats.table import (
     needs_images,
     scan_tables,
 )
+from corruptkit.names import hub_name
 
 SAVED_SPLITS = "dataset_dict.json"  # beside the folders that a DatasetDict is saved to
 _FILE_MAGIC = b"ARROW1"  # an IPC file, where others write streams

@@ -53,8 +53,3 @@ def split_word(name: str) -> str | None:
 def folder_split(name: str) -> str | None:
     """The split that a folder is, by its whole name."""
     return _WORDS.get(name.lower())
-
-
-def hub_name(name: str) -> str:
-    """A split or a variant as `datasets` can name it, whose names have no hyphens: swap-0.05-s0 is swap_0.05_s0."""
-    return name.replace("-", "_")

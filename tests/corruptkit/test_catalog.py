@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 from corruptkit import catalog
 from corruptkit.catalog import load_catalog
 from corruptkit.errors import CatalogError
+from corruptkit.names import hub_name
 from corruptkit.recipe import Recipe
 
 SHIPPED = Path(__file__).parents[2] / "catalog"
@@ -62,23 +65,130 @@ def change(text: str, old: str, new: str) -> str:
 
 def test_shipped_catalog_is_sound() -> None:
     shipped = load_catalog(SHIPPED)
-    assert list(shipped.sources) == sorted(path.stem for path in (SHIPPED / "sources").iterdir())
+    assert list(shipped.sources) == sorted(path.stem for path in (SHIPPED / "sources").glob("*.toml"))
     for name, variant in shipped.variants.items():
         assert variant.name == name
         assert variant.source in shipped.sources
-        assert variant.recipe() == Recipe.model_validate({"seed": variant.seed, "chain": variant.chain})
+        context = {"folder": SHIPPED / "variants"}
+        assert variant.recipe() == Recipe.model_validate({"seed": variant.seed, "chain": variant.chain}, context=context)
 
 
-def test_openmoji_grid_has_the_papers_ratios() -> None:
-    names = [name for name in load_catalog(SHIPPED).variants if name.startswith("openmoji/")]
-    ratios = ["0.025", "0.05", "0.075", "0.1", "0.15", "0.2"]
-    assert names == [f"openmoji/{label}-{ratio}-s0" for label in ("flip-prior", "flip", "swap") for ratio in ratios]
+RATIOS = ("0.025", "0.05", "0.075", "0.1", "0.15", "0.2")
+KINDS_OF_OPENMOJI = ("flip-prior", "flip", "swap", "drop", "drop-label", "constant", "constant-template", "swap-within", "words")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "labels", "ratios", "seeds"),
+    [
+        ("openmoji/*", KINDS_OF_OPENMOJI, RATIOS, (0,)),
+        ("imagenet/flip-prior-*", ("flip-prior",), RATIOS, (0, 1, 2)),
+        ("imagenet/flip-cifar100-0*", ("flip-cifar100",), RATIOS[:3], (0, 1, 2)),
+        ("imagenet/flip-cifar100-eligible-*", ("flip-cifar100-eligible",), RATIOS[:3], (0, 1, 2)),
+        ("imagenet100/flip-prior-*", ("flip-prior",), RATIOS, (0, 1, 2)),
+        ("cc3m/swap-0.[012]*", ("swap",), RATIOS, (0, 1, 2)),
+        ("cc3m/rewrite-*", ("rewrite",), RATIOS, (0, 1, 2)),
+        ("cc3m/swap-0.3*", ("swap",), ("0.3",), (0,)),
+        ("cc12m/*", ("swap",), RATIOS, (0, 1, 2)),
+    ],
+)
+def test_shipped_grids_have_the_papers_ratios(
+    pattern: str, labels: tuple[str, ...], ratios: tuple[str, ...], seeds: tuple[int, ...]
+) -> None:
+    source = pattern.partition("/")[0]
+    names = [f"{source}/{label}-{ratio}-s{seed}" for label in labels for ratio in ratios for seed in seeds]
+    assert [variant.name for variant in load_catalog(SHIPPED).match(pattern)] == names
+
+
+def test_groups_have_a_twin_of_the_eligible_rows() -> None:
+    shipped = load_catalog(SHIPPED)
+    whole = [variant for variant in shipped.variants.values() if "groups" in variant.chain[0] and "of" not in variant.chain[0]]
+    assert len(whole) == 24
+    for variant in whole:
+        label, ratio, seed = variant.name.rsplit("-", 2)
+        twin = shipped.variant(f"{label}-eligible-{ratio}-{seed}")
+        assert twin.chain[0] == variant.chain[0] | {"of": "eligible"}
+
+
+def test_imagenets_groups_are_disjoint_groups_of_its_classes() -> None:
+    shipped = load_catalog(SHIPPED)
+    for file in sorted((SHIPPED / "variants").glob("*.json")):
+        groups = json.loads(file.read_text(encoding="utf-8"))
+        members = [member for group in groups for member in group]
+        classes = shipped.source(file.name.partition("-")[0]).classes or 0
+        assert len(set(members)) == len(members) > classes / 10
+        assert min(members) >= 0
+        assert max(members) < classes
+        assert all(group == sorted(group) for group in groups)
+    whole, parts = (
+        json.loads((SHIPPED / "variants" / f"imagenet-{name}.json").read_text()) for name in ("cifar100", "cifar100-superclasses")
+    )
+    assert (len(whole), len(parts)) == (1, 18)
+    assert whole[0] == sorted(member for group in parts for member in group)
+
+
+def test_imagenets_names_are_distinct_whatever_their_case() -> None:
+    shipped = load_catalog(SHIPPED)
+    names, hundred = shipped.source("imagenet").class_names, shipped.source("imagenet100").class_names
+    assert len({name.lower() for name in names}) == len(names) == 1000
+    assert (names[0], names[134], names[517], names[999]) == ("tench", "crane (wading bird)", "crane (lifting device)", "toilet tissue")
+    assert set(hundred) <= set(names)
+    ids = (SHIPPED / "sources" / "imagenet100.txt").read_text().split()
+    assert (len(set(ids)), ids) == (100, sorted(ids))
+
+
+def test_every_name_may_stand_on_the_hub() -> None:
+    for name in load_catalog(SHIPPED).variants:
+        assert re.fullmatch(r"\w+(\.\w+)*", hub_name(name.partition("/")[2]), re.ASCII)
 
 
 def test_import_is_light() -> None:
     script = "import sys, corruptkit.catalog; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert {"pyarrow", "numpy", "polars", "fsspec"} & set(done.stdout.split()) == set()
+
+
+# Patterns and names
+
+
+def test_pattern_matches_in_the_order_of_the_catalog(tmp_path: Path) -> None:
+    found = load_catalog(write_catalog(tmp_path, {}))
+    assert [variant.name for variant in found.match("shapes/*-s0")] == ["shapes/swap-0.05-s0", "shapes/swap-0.1-s0"]
+    assert [variant.name for variant in found.match("shapes/swap-0.[!0]-s0")] == ["shapes/swap-0.1-s0"]
+    assert [variant.name for variant in found.match("shapes/swap_0.1_s0")] == ["shapes/swap-0.1-s0"], "as the Hub writes it"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("shapes/swop-*", "unknown variant 'shapes/swop-*'; did you mean 'shapes/swap-0.1-s0'?"),
+        ("*", "'*' matches variants of 2 sources: circles, shapes, expected variants of one; write circles/..."),
+        ("SHAPES/swap-0.05-s0", "unknown variant 'SHAPES/swap-0.05-s0'; did you mean 'shapes/swap-0.05-s0'?"),
+    ],
+)
+def test_pattern_that_is_of_no_use_is_told(tmp_path: Path, pattern: str, said: str) -> None:
+    files = {"sources/circles.toml": SOURCE, "variants/circles.toml": change(GRID, '"shapes"', '"circles"')}
+    with pytest.raises(CatalogError) as caught:
+        load_catalog(write_catalog(tmp_path, files)).match(pattern)
+    assert str(caught.value) == f"{tmp_path}: {said}"
+
+
+def test_template_takes_the_names_of_its_source(tmp_path: Path) -> None:
+    stated = 'kind = "constant"\nmode = "template"\ntext = "a {}"'
+    files: dict[str, str | bytes] = {"variants/shapes.toml": change(GRID, 'kind = "swap"', stated)}
+    assert problems_of(write_catalog(tmp_path, files)) == [
+        "variants/shapes.toml, ladder.0.constant: constant mode 'template' needs names; state names"
+    ]
+    named = files | {"sources/shapes.toml": SOURCE + 'class_names = "shapes.json"\n', "sources/shapes.json": '["a", "b", "c"]'}
+    catalog = load_catalog(write_catalog(tmp_path, named))
+    assert catalog.source("shapes").class_names == ("a", "b", "c")
+    assert catalog.variant("shapes/constant-template-0.1-s0").recipe().chain[0].names == ("a", "b", "c")
+    own = files | {"variants/shapes.toml": change(GRID, 'kind = "swap"', stated + '\nnames = ["x", "y", "z"]')}
+    assert load_catalog(write_catalog(tmp_path, own)).variant("shapes/constant-template-0.1-s0").recipe().chain[0].names == ("x", "y", "z")
+
+
+def test_digest_covers_names_of_classes(tmp_path: Path) -> None:
+    first = load_catalog(write_catalog(tmp_path, {"sources/names.json": "[]"})).digest
+    assert load_catalog(write_catalog(tmp_path, {"sources/names.json": "[1]"})).digest != first
 
 
 # Which catalog
@@ -193,6 +303,23 @@ BROKEN_SOURCES = {
     "sources/shapes.toml: a class name stands twice, expected distinct names": SOURCE + 'class_names = ["a", "b", "a"]\n',
     "sources/shapes.toml: needs_consent is false, expected the name of a fetcher in fetch": SOURCE + "needs_consent = false\n",
     "sources/shapes.toml, splits.train: found -1, expected greater than or equal to 0": SOURCE + "splits = { train = -1 }\n",
+    "sources/shapes.toml, class_names: cannot read 'no.json': No such file or directory, expected a JSON array of names; mend it": (
+        SOURCE + 'class_names = "no.json"\n'
+    ),
+    "sources/shapes.toml, class_names: cannot read 'shapes.toml': it is not JSON, expected a JSON array of names; mend it": (
+        SOURCE + 'class_names = "shapes.toml"\n'
+    ),
+    "sources/shapes.toml, mirrors.0.urls: unknown field 'urls'; did you mean 'url'?": (
+        SOURCE + '[[mirrors]]\nurl = "https://example.org/"\nformat = "urls"\nurls = "x"\n'
+    ),
+    "sources/shapes.toml, mirrors.0.format: found 'webdatasets'; did you mean 'webdataset'?": (
+        SOURCE + '[[mirrors]]\nurl = "https://example.org/"\nformat = "webdatasets"\n'
+    ),
+    "sources/shapes.toml, mirrors.0.url: a required field is missing; state mirrors.0.url": SOURCE + '[[mirrors]]\nformat = "urls"\n',
+    "sources/shapes.toml, mirrors.0.rows.train: found -1, expected greater than or equal to 0": (
+        SOURCE + '[[mirrors]]\nurl = "https://example.org/"\nformat = "urls"\nrows = { train = -1 }\n'
+    ),
+    "sources/shapes.toml, mirrors.0.url: found 'example.org'": SOURCE + '[[mirrors]]\nurl = "example.org"\nformat = "urls"\n',
     "sources/shapes.toml, classes: found ": change(SOURCE, "classes = 3", 'classes = "3"'),
 }
 BROKEN_GRIDS = {
@@ -209,6 +336,10 @@ BROKEN_GRIDS = {
     "variants/shapes.toml, ladder.0.ratios.1: found ": change(GRID, '"0.1"', "0.1"),
     "variants/shapes.toml: variant 'shapes/swap-0.05-s0' is stated twice; give a ladder a name of its own": change(GRID, "[0,", "[0, 0,"),
     "variants/shapes.toml, ladder.0.flip: flip mode 'within' needs groups": change(GRID, '"swap"', '"flip"\nmode = "within"'),
+    "variants/shapes.toml: variants 'shapes/a-b-0.05-s0' and 'shapes/a_b-0.05-s0' have one name on the Hub; give a ladder another name": (
+        'source = "shapes"\n'
+        + "".join(f'[[ladder]]\nkind = "swap"\nname = "{name}"\nratios = ["0.05"]\nseeds = [0]\n' for name in ("a-b", "a_b"))
+    ),
     **{
         f"variants/shapes.toml, ladder.0.ratios: found ratio '{ratio}', expected a decimal in [0, 1]": change(GRID, '"0.1"', f'"{ratio}"')
         for ratio in ("0.10", "1.0", ".1", "5%", "1.5", "-0.1", "1e-1", "")

@@ -391,6 +391,67 @@ def test_variant_takes_another_source_where_one_is_named(here: Path, run: Run) -
     assert manifest.identity["recipe"]["chain"][0]["mode"] == "pair"
 
 
+def test_pattern_makes_each_variant_that_it_matches(here: Path, run: Run) -> None:
+    """A private ladder of two kinds; the folders are named as those of flags are."""
+    catalog = write_catalog(here / "catalog")
+    text = GRID.format(name="secrets").replace('["0.25"]', '["0.25", "0.5"]').replace("[7]", "[7, 8]")
+    (catalog / "variants" / "secrets.toml").write_text(text, encoding="utf-8")
+    write_shards(here / "data" / "secrets", make_rows(40))
+    said = run("make", "--variant", "secrets/*-s8", "--catalog", catalog, "--format", "overlay", "--out", "ladder", "--json")
+    names = [f"secrets-flip-pair-{ratio}-s8.overlay" for ratio in ("0.25", "0.5")]
+    assert [variant["path"] for variant in said.data["variants"]] == [f"ladder/{name}" for name in names]
+    assert [variant["counts"]["changed"] for variant in said.data["variants"]] == [10, 20]
+    words = ("make", "--dataset", "secrets", "--flip", "0.25,0.5", "--mode", "pair", "--seed", "8", "--catalog", catalog)
+    by_flags = run(*words, "--format", "overlay", "--out", "flags", "--json")
+    assert [variant["path"] for variant in by_flags.data["variants"]] == [f"flags/{name}" for name in names]
+    assert [v["variant_id"] for v in by_flags.data["variants"]] == [v["variant_id"] for v in said.data["variants"]]
+    by_plan = run("plan", "--variant", "secrets/*-s8", "--catalog", catalog, "--out", "plans", "--json")
+    assert [v["variant_id"] for v in by_plan.data["variants"]] == [v["variant_id"] for v in said.data["variants"]]
+
+
+def test_rewrites_of_the_catalog_take_their_table(here: Path, run: Run) -> None:
+    catalog = write_catalog(here / "catalog")
+    text = GRID.format(name="secrets").replace('kind = "flip"\nmode = "pair"', 'kind = "rewrite"\nlevels = 1').replace("[7]", "[0]")
+    (catalog / "variants" / "secrets.toml").write_text(text.replace('["0.25"]', '["0.25", "0.5"]'), encoding="utf-8")
+    write_shards(here / "data" / "secrets", rows := make_rows(40))
+    texts = [json.dumps({"key": row.key, "level": 1, "text": f"not {row.key}"}) for row in rows]
+    (here / "texts.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    words = ("--catalog", catalog, "--format", "overlay", "--json")
+    said = run("make", "--variant", "secrets/rewrite-*", *words, "--table", "texts.jsonl", "--out", "grid")
+    assert [variant["counts"]["changed"] for variant in said.data["variants"]] == [10, 20]
+    flags = ("--rewrite", "0.25,0.5", "--levels", 1, "--table", "texts.jsonl")
+    by_flags = run("make", "--dataset", "secrets", *flags, *words, "--out", "flags")
+    assert [v["variant_id"] for v in by_flags.data["variants"]] == [v["variant_id"] for v in said.data["variants"]]
+    without = run("make", "--variant", "secrets/rewrite-0.25-s0", *words)
+    assert (without.status, without.data["problems"][0]["found"][:48]) == (2, "10 of 10 chosen rows have no text in the table, "[:48])
+    absent = run("make", "--variant", "secrets/rewrite-0.25-s0", *words, "--table", "no.jsonl")
+    assert (absent.status, absent.data["problems"][0]["file"]) == (2, "--table")
+    more = run("make", "--variant", "secrets/rewrite-0.25-s0", *words, "--table", "texts.jsonl", "--levels", "2")
+    assert (more.status, more.data["problems"][0]["file"]) == (2, "--levels")
+    beside = run("make", "--variant", "openmoji/swap-0.05-s0", "--source", "src", "--table", "texts.jsonl", "--json")
+    assert (beside.status, beside.data["problems"][0]["file"]) == (2, "--table")
+
+
+def test_template_has_the_names_of_the_catalog(here: Path, run: Run) -> None:
+    """The identity is that of stated names; names that are stated go before the catalog's."""
+    catalog, names = write_catalog(here / "catalog"), [f"class {n}" for n in range(20)]
+    with (catalog / "sources" / "secrets.toml").open("a", encoding="utf-8") as file:
+        file.write('class_names = "secrets.json"\n')
+    (catalog / "sources" / "secrets.json").write_text(json.dumps(names), encoding="utf-8")
+    (here / "names.json").write_text(json.dumps(names), encoding="utf-8")
+    (here / "others.json").write_text(json.dumps(names[::-1]), encoding="utf-8")
+    write_shards(here / "data" / "secrets", make_rows(40))
+    words = ("--constant", "0.5", "--mode", "template", "--text", "a {}", "--catalog", catalog, "--format", "overlay", "--json")
+    ids = {
+        name: run("make", "--dataset", "secrets", *words, "--out", name, *more).data["variants"][0]["variant_id"]
+        for name, more in (("default", ()), ("stated", ("--names", "names.json")), ("others", ("--names", "others.json")))
+    }
+    assert ids["default"] == ids["stated"] != ids["others"]
+    assert read_edits(here / "default" / ".corruptkit" / "plan.parquet")["new"][0].as_py().startswith("a class ")
+    without = run("make", "--source", "src", *words)
+    assert (without.status, without.data["problems"][0]["found"]) == (2, "constant mode 'template' needs names")
+
+
 # fetch
 
 
@@ -692,8 +753,11 @@ def test_index_of_a_variant_is_that_of_what_it_reads(here: Path, run: Run) -> No
 
 def test_list_of_sources_and_kinds(here: Path, run: Run) -> None:
     assert here.is_dir()
-    assert run("list", "sources").out.startswith("openmoji  OpenMoji")
-    assert run("list", "sources", "--json").data["sources"].keys() == {"openmoji"}
+    assert run("list", "sources", "openm*").out.startswith("openmoji: OpenMoji")
+    sources = run("list", "sources", "--json").data["sources"]
+    assert list(sources) == list(load_catalog().sources)
+    assert (sources["openmoji"]["license"], sources["openmoji"]["splits"]) == ("CC BY-SA 4.0", {"train": 3953})
+    assert sources["cc3m"]["mirrors"][0]["rows"] == {"train": 2905954, "validation": 13443}
     assert run("list", "kinds", "--json").data["kinds"].keys() == KINDS.keys()
     lines = run("list", "kinds").out.splitlines()
     assert [line.split()[0] for line in lines] == list(KINDS)
@@ -705,7 +769,10 @@ def test_list_of_variants_names_what_make_takes(here: Path, run: Run) -> None:
     said = run("list", "variants")
     names = [line.split()[0] for line in said.out.splitlines()]
     assert names == list(load_catalog().variants)
-    assert len(names) == 18
+    assert len(names) > 100
+    swaps = run("list", "variants", "openmoji/swap-*")
+    assert [line.split()[0] for line in swaps.out.splitlines()] == [name for name in names if name.startswith("openmoji/swap-")]
+    assert run("list", "variants", "openmoji/swop-0.05-s0").err.endswith("did you mean 'openmoji/swap-0.05-s0'?\n")
     assert "()" not in said.out
     data = run("list", "variants", "--json").data
     assert data["variants"] == []
@@ -714,7 +781,13 @@ def test_list_of_variants_names_what_make_takes(here: Path, run: Run) -> None:
 
 def test_list_takes_a_catalog(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = write_catalog(here / "catalog")
-    assert run("list", "sources", "--catalog", catalog).out == "secrets  Secrets (not ours to give)\n"
+    assert run("list", "sources", "--catalog", catalog).out.splitlines() == [
+        "secrets: Secrets",
+        "  holds    rows not known; label of 20 classes and caption; keys by the rule sample",
+        "  licence  not ours to give, https://example.org/license",
+        "  terms    sign the form",
+        "  get it   huggingface-cli download example/secrets --local-dir data/secrets  (not fetched by corruptkit)",
+    ]
     assert run("list", "variants", "--catalog", catalog).out == "secrets/flip-pair-0.25-s7  seed 7: flip 0.25 (mode pair)\n"
     monkeypatch.setenv("CORRUPTKIT_CATALOG", str(catalog))
     assert run("list", "sources", "--json").data["sources"].keys() == {"secrets"}

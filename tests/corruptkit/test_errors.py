@@ -137,6 +137,13 @@ def test_advice_is_the_nearest_word_or_all(word: str, said: str) -> None:
     assert nearest_word(word, {"swap", "flip"}) == said
 
 
+def test_advice_of_many_words_names_a_few() -> None:
+    words = [f"word-{n:03d}" for n in range(21)]
+    assert nearest_word("zzz", words) == "valid are 21 words, such as: word-000, word-001, word-002"
+    assert nearest_word("zzz", words[:20]) == f"valid are: {', '.join(words[:20])}"
+    assert nearest_word("word-00", words) in {f"did you mean '{word}'?" for word in words}
+
+
 class Inner(BaseModel):
     model_config = ConfigDict(extra="forbid")
     classes: list[int] = Field(min_length=1)
