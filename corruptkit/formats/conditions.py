@@ -19,6 +19,7 @@ RowEdit = Mapping[FieldName, tuple[str, str]]
 _LABEL = re.compile(rb"((?:\xef\xbb\xbf)?[ \t\n\v\f\r]*)([0-9]+)([ \t\n\v\f\r]*)")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BEFORE_OBJECT = b"\xef\xbb\xbf \t\r\n"
+_BACKSLASH = ord("\\")  # a single byte is found ten times as fast as two
 _DECODER = json.JSONDecoder()
 _TELLING = 4  # shorter texts stand everywhere by chance
 _LARGEST_LABEL = 18  # digits that surely fit a signed 64-bit integer
@@ -141,7 +142,13 @@ def _spelling(name: str) -> bytes | None:
 def _may_hold(content: bytes, name: str) -> bool:
     """Whether a .json has to be parsed for a field; one that seems cut, or followed by more, is parsed to be refused."""
     spelled = _spelling(name)
-    return spelled is None or spelled in content or content[:1] != b"{" or content[-1:] != b"}" or b"\\u00" in content
+    return (
+        spelled is None
+        or spelled in content
+        or content[:1] != b"{"
+        or content[-1:] != b"}"
+        or (_BACKSLASH in content and b"\\u00" in content)
+    )
 
 
 def _find_fields(content: bytes) -> Mapping[str, Any]:

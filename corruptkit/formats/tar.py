@@ -34,7 +34,7 @@ _LINKS = {
 }
 _LARGEST_EXTENSION = 1 << 20  # a name or pax header of more than this is an attack, not a name
 
-_PARTS = struct.Struct("148s8s356s")  # a header: before its checksum, the checksum, from the type on
+PARTS = struct.Struct("148s8s356s")  # a header: before its checksum, the checksum, from the type on
 _MOST_AHEAD = 8 << 10  # a jump over more than this costs less than reading it
 _MOST_TIMES = 8
 
@@ -88,12 +88,16 @@ def read_range(descriptor: int, place: int, length: int) -> bytes:
     return data
 
 
-class _Usual(NamedTuple):
+# By size: a pax header, how its record begins, its length.
+Times = Mapping[bytes, tuple[bytes, bytes, int]]
+
+
+class Usual(NamedTuple):
     """What the headers of an archive repeat, learnt from those that were read with care."""
 
     tail: bytes = b""  # of a regular file's header, from its type on
     rest: int = 0  # what the tail adds to a checksum, and the checksum's own field
-    times: Mapping[bytes, tuple[bytes, bytes, int]] = MappingProxyType({})  # by size: a pax header, how its record begins, its length
+    times: Times = MappingProxyType({})
     most: int = BLOCK  # how long the headers of a member may be
 
 
@@ -102,11 +106,11 @@ def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bo
 
     Nearly every header repeats the one before it but for name, size, time and checksum: those go a short way, all others the careful one.
     """
-    place, data, held, at, ahead, usual = start, start, b"", start, 0, _Usual()
+    place, data, held, at, ahead, usual = start, start, b"", start, 0, Usual()
     while True:
         offset = place - at
         if offset + usual.most > len(held):
-            ahead = _next_ahead(ahead, data - at, offset + usual.most)
+            ahead = next_ahead(ahead, data - at, offset + usual.most)
             held, at, offset = read(place, ahead), place, 0
         member = _read_usual(held, offset, place, size, usual)
         if member is None:
@@ -114,7 +118,7 @@ def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bo
             if found is None:
                 return
             member, is_file = found
-            usual = _learn_usual(usual, read, member)
+            usual = learn_usual(usual, read, member)
             if not is_file:
                 place, data = member.end, member.data
                 continue
@@ -122,26 +126,21 @@ def walk_members(read: Read, size: int, file: Path, start: int = 0, *, whole: bo
         place, data = member.end, member.data
 
 
-def _next_ahead(ahead: int, used: int, wanted: int) -> int:
+def next_ahead(ahead: int, used: int, wanted: int) -> int:
     """How much to read for the next headers: what the last ones took, or more where a little more would have held these as well."""
     return max(ahead, wanted + BLOCK) if wanted <= _MOST_AHEAD else max(used, ahead - ahead // 32)
 
 
-def _read_usual(held: bytes, offset: int, place: int, size: int, usual: _Usual) -> Member | None:
+def _read_usual(held: bytes, offset: int, place: int, size: int, usual: Usual) -> Member | None:
     """The member whose headers stand at `offset` of the bytes held, at `place` of the archive; None where they are in any way unusual."""
     tail, rest, times, _ = usual
     data = place + BLOCK
     try:
-        if times and (time := times.get(held[offset + 124 : offset + 136])):
-            header, record, length = time
-            if (
-                held.startswith(header, offset)
-                and held.startswith(record, offset + BLOCK)
-                and held[offset + BLOCK + length - 1] == _NEWLINE
-            ):
-                offset, data = offset + 2 * BLOCK, data + 2 * BLOCK
-        head, stated, end = _PARTS.unpack_from(held, offset)
-        if end != tail or (zlib.adler32(head) & 0xFFFF) + rest != _stated_sum(stated):
+        if times:
+            skipped = skip_time(held, offset, times)
+            offset, data = offset + skipped, data + skipped
+        head, stated, end = PARTS.unpack_from(held, offset)
+        if end != tail or (zlib.adler32(head) & 0xFFFF) + rest != stated_sum(stated):
             return None
         digits, stop = head[124:135], head.find(0)
         if not digits.isdigit() or head[135] not in b"\0 " or not 0 < stop <= 100 or head[stop - 1] == _SLASH:
@@ -154,7 +153,17 @@ def _read_usual(held: bytes, offset: int, place: int, size: int, usual: _Usual) 
     return tuple.__new__(Member, (name, place, data, length, data + (length + BLOCK - 1 & -BLOCK)))
 
 
-def _learn_usual(usual: _Usual, read: Read, member: Member) -> _Usual:
+def skip_time(held: bytes, offset: int, times: Times) -> int:
+    """How many bytes at `offset` of those held are a pax header that says a time, and nothing else: two blocks, or none."""
+    time = times.get(held[offset + 124 : offset + 136])
+    if time is None:
+        return 0
+    header, record, length = time
+    stands = held.startswith(header, offset) and held.startswith(record, offset + BLOCK)
+    return 2 * BLOCK if stands and held[offset + BLOCK + length - 1] == _NEWLINE else 0
+
+
+def learn_usual(usual: Usual, read: Read, member: Member) -> Usual:
     """What the next member's headers may repeat of this one's: a file's header, and before it a pax header of one short record."""
     header, extension = read(member.data - BLOCK, BLOCK), read(member.start, BLOCK)
     tail, field = header[156:], extension[124:136]
@@ -210,7 +219,7 @@ def _broken(file: Path, found: str, key: str = "") -> DatasetError:
 
 def _check_header(block: bytes, file: Path, place: int) -> int:
     """The size that a header states, once its checksum has been checked."""
-    stated = _stated_sum(block[148:156]) if len(block) == BLOCK else -1
+    stated = stated_sum(block[148:156]) if len(block) == BLOCK else -1
     try:
         length = _number(block[124:136]) if stated >= 0 else -1
     except ValueError:
@@ -224,7 +233,7 @@ def _check_header(block: bytes, file: Path, place: int) -> int:
 
 
 @lru_cache(maxsize=1 << 12)
-def _stated_sum(field: bytes) -> int:
+def stated_sum(field: bytes) -> int:
     """The checksum that a header states; -1 where it states none. Few values are in use, so most are known."""
     try:
         return int(field.split(b"\0", 1)[0], 8)

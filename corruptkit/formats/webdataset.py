@@ -6,10 +6,9 @@ Reading cuts samples out of shards; writing patches shards: bytes that no edit c
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +33,15 @@ from corruptkit.formats.conditions import (
 )
 from corruptkit.formats.keys import Keyer, check_key, decode_key, make_keyer
 from corruptkit.formats.layout import ROW_FIELDS, SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
-from corruptkit.formats.tar import Member, Read, Window, pad_block, resize_headers, walk_members
+from corruptkit.formats.repeats import Found, learn_shape, scan_repeats
+from corruptkit.formats.tar import Member, Read, Usual, Window, pad_block, resize_headers, walk_members
 
 IMAGE_SUFFIXES = frozenset(
     ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "jxl", "jp2", "img")
 )
 _HEADERS_AHEAD = 0  # the walk knows how far it is from one image to the next
 _BYTES_AHEAD = 4 << 20
+_WORTH, _MOST_CAREFUL = 16, 256  # samples in a row
 LARGEST_CONDITION = 16 << 20
 _LARGEST_TEXT = 1 << 20  # of other members of a sample, which are looked at for the caption that it had
 
@@ -97,10 +98,11 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, suffix.lower()
 
 
-def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterator[tuple[str, dict[str, Member], str]]:
+def _walk_groups(read: Read, size: int, file: Path, start: int, *, whole: bool) -> Iterator[tuple[str, dict[str, Member], str | None]]:
     """Neighbouring members with one stem, by suffix; and the suffix of which there are two, if there is one."""
-    stem, prefix, parts, twice = "", "", dict[str, Member](), ""
-    for member in walk_members(read, size, file, start or 0, whole=start is None):
+    stem, prefix, parts = "", "", dict[str, Member]()
+    twice: str | None = None  # a suffix may be empty
+    for member in walk_members(read, size, file, start, whole=whole):
         name = member.name
         suffix = name[len(prefix) :]
         if not prefix or "/" in suffix or not name.startswith(prefix):  # of all others split_name would say the same
@@ -109,7 +111,7 @@ def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterat
                 continue
             if named[0] != stem and parts:
                 yield stem, parts, twice
-                parts, twice = {}, ""
+                parts, twice = {}, None
             stem, suffix = named
             prefix = "" if stem.startswith("_") else f"{stem}."  # __stem.suffix__ belongs to no sample
         suffix = suffix.lower()
@@ -119,11 +121,17 @@ def _walk_groups(read: Read, size: int, file: Path, start: int | None) -> Iterat
         yield stem, parts, twice
 
 
-def group_samples(read: Read, size: int, shard: Shard, start: int | None = None, on_bad: OnBad | None = None) -> Iterator[Sample]:
-    """The samples of a shard, or of the bytes [start, size) cut out of one; bad ones are handed to `on_bad`, or raised."""
+def group_samples(
+    read: Read, size: int, shard: Shard, start: int | None = None, on_bad: OnBad | None = None, after: Spot | None = None
+) -> Iterator[Sample]:
+    """The samples of a shard, or of the bytes [start, size) cut out of one; bad ones are handed to `on_bad`, or raised.
+
+    A walk that was left off goes on at the spot `after` the last sample.
+    """
     keyer, name, skip = _find_keyer(shard), shard.file.name, shard.skip if start is None else ()
-    ordinal = shard.first_row
-    for position, (stem, parts, twice) in enumerate(_walk_groups(read, size, shard.file, start)):
+    first, place, _, ordinal = after or Spot(0, start or 0, 0, shard.first_row)
+    groups = _walk_groups(read, size, shard.file, place, whole=start is None)
+    for position, (stem, parts, twice) in enumerate(groups, first):
         if position in skip:
             continue
         try:
@@ -145,13 +153,13 @@ def _find_keyer(shard: Shard) -> Keyer:
     return make_keyer(shard.layout.key_rule, str(shard.file))
 
 
-def _sample_key(stem: str, parts: dict[str, Member], twice: str, key: str | None, read: Read, shard: Shard) -> str:
+def _sample_key(stem: str, parts: dict[str, Member], twice: str | None, key: str | None, read: Read, shard: Shard) -> str:
     """The key of a sample that may be one."""
     file = shard.file
     if not stem or stem.endswith("/"):
         name = next(iter(parts.values())).name
         raise DatasetError(Problem(str(file), "an empty key", "a name before the first dot", "rename the member", key=name))
-    if twice:
+    if twice is not None:
         raise DatasetError(Problem(str(file), f"two members .{twice}", "one of each suffix", "rename one of them", key=stem))
     if key is None:
         key = _json_key(stem, parts, read, file, shard.layout.key_rule.removeprefix("json:"))
@@ -199,37 +207,51 @@ def read_conditions(sample: Sample, read: Read, shard: Shard) -> dict[FieldName,
 
 def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     """A shard's rows of the index; bad samples are refused, or listed where `exclude` is set."""
-    # One array a column: a tuple a row would be looked after by Python's collector of garbage.
-    keys, captions = list[str](), list[str | None]()
-    positions, starts, lengths, labels, sizes = (array("q") for _ in range(5))  # sizes: of every member
-    shapes = set[tuple[str, ...]]()  # the suffixes of samples: few, whatever the number of samples
-    rejects = Rejects(exclude=exclude)
+    found, rejects = Found(), Rejects(exclude=exclude)
     with open_shard(shard.file) as (window, size):
-        for sample in group_samples(window.read, size, shard, on_bad=rejects):
-            key, _, parts, start, end, position = sample
-            try:
-                found = read_conditions(sample, window.read, shard)
-            except DatasetError as error:
-                rejects(position, error)
-                continue
-            keys.append(key)
-            positions.append(position)
-            starts.append(start)
-            lengths.append(end - start)
-            labels.append(int(found.get("label", -1)))
-            captions.append(found.get("caption"))
-            sizes.extend([member.size for member in parts.values()])
-            shapes.add(tuple(parts))
-    numbers = [np.asarray(column) for column in (positions, starts, lengths, labels)]
-    columns = [pa.array(keys, pa.large_string()), *map(pa.array, numbers), pa.array(captions, pa.large_string())]
-    digest = xxh3_64("\0".join([*map(repr, sorted(shapes)), *keys, *filter(None, captions)]).encode())
-    for column in (*numbers, np.asarray(sizes)):
+        _scan_samples(window.read, size, shard, rejects, found)
+    numbers = np.asarray(found.numbers).reshape(-1, 4).T.copy()
+    columns = [pa.array(found.keys, pa.large_string()), *map(pa.array, numbers), pa.array(found.captions, pa.large_string())]
+    shapes = sorted(found.shapes)
+    digest = xxh3_64("\0".join([*map(repr, shapes), *found.keys, *filter(None, found.captions)]).encode())
+    for column in (*numbers, np.asarray(found.sizes)):
         digest.update(column.tobytes())
     others = {suffix for shape in shapes for suffix in other_suffixes(shape, shard.layout.columns)}
     images = {_image_suffix(shape, shard.layout.columns) or "" for shape in shapes} - {""}
     hidden = {suffix for shape in shapes for suffix in _hidden_suffixes(shape, shard.layout.columns)}
     table = pa.table(columns, schema=SCANNED)
     return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)), tuple(sorted(hidden)))
+
+
+def _scan_samples(read: Read, size: int, shard: Shard, rejects: Rejects, found: Found) -> None:
+    """Read some samples with care and, the short way, those that repeat the last of them, by turns."""
+    keyer, usual, spot, some = _find_keyer(shard), Usual(), Spot(0, 0, 0, shard.first_row), 1
+    while True:
+        samples = group_samples(read, size, shard, on_bad=rejects, after=spot)
+        count, sample = _scan_carefully(islice(samples, some), read, shard, rejects, found)
+        if sample is None or count < some:
+            return
+        before = Spot(sample.position + 1, sample.end, 0, spot.number + count)
+        shape = learn_shape(sample.parts, sample.stem, read, shard.layout.columns, usual)
+        usual = shape.usual
+        spot = scan_repeats(read, shard, keyer, shape, before, found)
+        # Where the short way gets nowhere, it is tried less and less.
+        some = 1 if spot.position - before.position >= _WORTH else min(2 * some, _MOST_CAREFUL)
+
+
+def _scan_carefully(samples: Iterable[Sample], read: Read, shard: Shard, rejects: Rejects, found: Found) -> tuple[int, Sample | None]:
+    """Add the rows of samples; how many samples there were, and the last."""
+    count, sample = 0, None
+    for count, sample in enumerate(samples, 1):  # noqa: B007 - both are returned
+        try:
+            values = read_conditions(sample, read, shard)
+        except DatasetError as error:
+            rejects(sample.position, error)
+            continue
+        sizes = [member.size for member in sample.parts.values()]
+        found.add(sample.key, (sample.position, sample.start, sample.end), values, sizes)
+        found.shapes.add(tuple(sample.parts))
+    return count, sample
 
 
 def patch_shard(

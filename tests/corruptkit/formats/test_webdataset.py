@@ -176,6 +176,7 @@ def test_digest_covers_headers_and_conditions_and_no_image(tmp_path: Path) -> No
     [
         ([("txt", b"a"), ("txt", b"b")], "s: two members .txt, expected one of each suffix; rename one of them"),
         ([("txt", b"a"), ("TXT", b"b")], "s: two members .txt"),
+        ([("s.", b"a"), ("s.", b"b")], "s: two members ., expected one of each suffix"),
         ([("jpg", b"a"), (".hidden", b"b")], ".hidden: an empty key"),
         ([("a\x1b[31m.jpg", b"a")], r"a\x1b[31m: a control character"),
         ([("a\n.jpg", b"a")], r"a\x0a: a control character"),
