@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 PYTEST_ARGS ?=
-BENCHMARKS := help_time indexing planning writing overlay reading chunks
+BENCHMARKS := help_time indexing planning ladder writing overlay reading chunks
 DEMO := openmoji-swap-0.05-s0
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
