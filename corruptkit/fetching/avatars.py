@@ -86,12 +86,12 @@ def compose_rows(styles: Mapping[str, Any], packages: Packages, size: int) -> It
     """The avatars of each style in turn, by ascending seed; the key is the style and the seed."""
     source = f"dicebear-styles {packages.versions['dicebear-styles']}"
     same = {"source": source, "license": LICENSE, "license_url": LICENSE_URL, "attribution": ATTRIBUTION}
-    for label, (name, parts) in enumerate(styles.items()):
+    for name, parts in styles.items():
         style = packages.dicebear.Style(parts)
         for seed in range(SEEDS):
             made = packages.dicebear.Avatar(style, {"seed": str(seed)}).to_json()
             image = render_svg(packages.resvg_py, made["svg"], size)
-            yield Sample(f"{name}/{seed:04d}", image, label, write_caption(name, made["options"]), same)
+            yield Sample(f"{name}/{seed:04d}", image, CLASS_NAMES.index(name), write_caption(name, made["options"]), same)
 
 
 def write_caption(style: str, options: Mapping[str, Any]) -> str:
@@ -116,8 +116,8 @@ def write_caption(style: str, options: Mapping[str, Any]) -> str:
 
 
 def split_words(name: str) -> str:
-    """A part's name as words: 'earsDroop' is 'ears droop', 'lovingGrin1' is 'loving grin 1'."""
-    return re.sub("(?<=[a-z])(?=[A-Z0-9])", " ", name).lower()
+    """A part's name as words: 'earsDroop' is 'ears droop', 'block01' is 'block 1'."""
+    return re.sub("(?<=[a-z])0*(?=[A-Z1-9])", " ", name).lower()
 
 
 def name_colour(colours: Any) -> str:

@@ -34,6 +34,7 @@ class Sample(NamedTuple):
     label: int
     caption: str | None = None
     facts: Mapping[str, Any] | None = None  # what the JSON says besides; no JSON without
+    open_key: bool = False  # the key tells the caption: the JSON does not repeat it, so that nothing tells it after an edit
 
 
 class Fetched(NamedTuple):
@@ -129,7 +130,8 @@ def _list_members(sample: Sample) -> Iterator[tuple[str, bytes]]:
         yield f"{sample.key}.txt", sample.caption.encode()
     yield f"{sample.key}.cls", str(sample.label).encode()
     if sample.facts is not None:
-        record = {"key": sample.key, "caption": sample.caption, "label": sample.label, **sample.facts}
+        key = {} if sample.open_key else {"key": sample.key}
+        record = {**key, "caption": sample.caption, "label": sample.label, **sample.facts}
         yield f"{sample.key}.json", json.dumps(record, ensure_ascii=False).encode()
 
 

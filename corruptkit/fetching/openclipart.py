@@ -106,7 +106,7 @@ def choose_rows(package: Path, drawings: Mapping[str, Drawing | None], left_out:
             assert drawing is not None
             facts = {"source": f"openclipart {VERSION}", "license": LICENSE, "license_url": LICENSE_URL, "attribution": ATTRIBUTION}
             # A sample's key ends at the first dot of a member's name.
-            yield Sample(path.replace(".", "_"), image, CLASS_NAMES.index(path.partition("/")[0]), drawing.title, facts)
+            yield Sample(path.replace(".", "_"), image, CLASS_NAMES.index(path.partition("/")[0]), drawing.title, facts, open_key=True)
 
 
 def find_fault(path: str, image: bytes, drawing: Drawing | None) -> str:

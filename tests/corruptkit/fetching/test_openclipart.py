@@ -16,7 +16,7 @@ from corruptkit.fetching.openclipart import DRAWINGS, IMAGES, Drawing, count_pix
 from tests.corruptkit.fetched import conditions_digest, download_archives, read_record, read_rows, read_tree, shards_digest
 
 CONDITIONS = "16f9f45188695e31"
-SHARDS = "fb539a2191acea55"
+SHARDS = "f6fc6f238f017ed3"
 CLASSES = {
     "animals": 281,
     "buildings": 68,
@@ -79,6 +79,7 @@ def test_first_rows_are_as_they_lie(archives: Path, tmp_path: Path) -> None:
     armadillo = next(row for row in rows if row.key == "animals/armadillo_architetto_fra_01")
     assert (armadillo.caption, openclipart.CLASS_NAMES[armadillo.label]) == ("Armadillo", "animals")
     assert armadillo.record["license"] == "Public Domain"
+    assert not any("key" in row.record for row in rows), "keys are named after titles"
     assert all(row.suffixes == ["png", "txt", "cls", "json"] for row in rows)
     assert read_tree(fetch("openclipart", tmp_path / "again", given=archives)) == read_tree(out)
 
