@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from corruptkit.accounting import Account, describe_plan, describe_variant
     from corruptkit.catalog import load_catalog
     from corruptkit.corruptions import Constant, Drop, Flip, Rewrite, Swap, Words
-    from corruptkit.dataset import Dataset, open_dataset
+    from corruptkit.dataset import Dataset
     from corruptkit.diff import Difference, diff
     from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
     from corruptkit.index import Index
     from corruptkit.manifest import Manifest, read_manifest
     from corruptkit.memory import corrupt, plan_corruption
+    from corruptkit.opening import open_dataset
     from corruptkit.plan import Plan, list_rewrites, make_plan, make_plans
     from corruptkit.recipe import Recipe, load_recipe
     from corruptkit.restore import restore
@@ -28,12 +29,13 @@ _HOMES = {
     "accounting": ("Account", "describe_plan", "describe_variant"),
     "catalog": ("load_catalog",),
     "corruptions": ("Constant", "Drop", "Flip", "Rewrite", "Swap", "Words"),
-    "dataset": ("Dataset", "open_dataset"),
+    "dataset": ("Dataset",),
     "diff": ("Difference", "diff"),
     "errors": ("CatalogError", "ConflictError", "CorruptkitError", "DatasetError", "IntegrityError", "Problem"),
     "index": ("Index",),
     "manifest": ("Manifest", "read_manifest"),
     "memory": ("corrupt", "plan_corruption"),
+    "opening": ("open_dataset",),
     "plan": ("Plan", "list_rewrites", "make_plan", "make_plans"),
     "recipe": ("Recipe", "load_recipe"),
     "restore": ("restore",),

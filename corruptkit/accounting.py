@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 from corruptkit.chisquare import LEAST, Cells, pool_cells, upper_tail
 from corruptkit.corruptions.fields import WORD
 from corruptkit.corruptions.rows import Decision, Ints, LabelLaw, Rows
-from corruptkit.dataset import open_source, open_variant, stored_recipe
 from corruptkit.digest import variant_id
 from corruptkit.edits import compose_edits, edit_index, reverse_edits
 from corruptkit.errors import IntegrityError, Problem
@@ -22,6 +21,7 @@ from corruptkit.files import local_path
 from corruptkit.formats.overlay import read_edits
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, CountRecord, Identity, Manifest, StageRecord, read_manifest
+from corruptkit.opening import open_source, open_variant, stored_recipe
 from corruptkit.plan import Plan, ratio_text
 
 _MOST_CELLS = 1 << 29  # of a table of old and new classes: 21,841 classes are compared in seconds, a million would take hours

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,27 @@ from tqdm import tqdm
 
 from corruptkit.account_lines import account_lines
 from corruptkit.accounting import describe_edits, describe_plan, describe_variant
-from corruptkit.catalog import Catalog, Source, Variant, load_catalog, name_classes
-from corruptkit.corruptions import KINDS, Rewrite
-from corruptkit.dataset import Dataset, open_dataset, open_source, stored_recipe
+from corruptkit.catalog import load_catalog
+from corruptkit.dataset import Dataset
 from corruptkit.diff import diff
 from corruptkit.engines.local import Watch
-from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, DatasetError, IntegrityError, Problem
+from corruptkit.errors import CatalogError, ConflictError, CorruptkitError, Problem
 from corruptkit.fetching import fetch
 from corruptkit.files import explain_disk, local_path, open_atomic
 from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index
 from corruptkit.listing import describe_entries, describe_stage
 from corruptkit.manifest import FOLDER, CountRecord, Manifest, read_manifest
-from corruptkit.names import folder_name
-from corruptkit.plan import Plan, make_plan, make_plans
-from corruptkit.recipe import Recipe, load_embeddings, load_recipe, name_variant, parse_recipe
+from corruptkit.opening import open_dataset
+from corruptkit.plan import Plan, make_plans
+from corruptkit.recipe import Recipe
+from corruptkit.request import asked_kind, default_home, read_overlay, read_request, source_flags
 from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
 from corruptkit.verify import verify
 from corruptkit.write import write_variants
 
 _EXAMPLES = 10
-# What a kind takes besides its ratio, by flag.
-_STAGE_FLAGS = ("mode", "groups", "matrix", "embeddings", "level", "text", "names", "table", "levels", "of")
-_SOURCE_FLAGS = ("split", "label_column", "caption_column", "image_column", "bad")
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def _writers(args: Namespace, dataset: Dataset, form: Format) -> int:
 
 
 def make_variants(args: Namespace) -> Outcome:
-    catalog, dataset, recipes = _read_overlay(args) if args.overlay is not None else _read_request(args)
+    catalog, dataset, recipes = read_overlay(args) if args.overlay is not None else read_request(args)
     form = args.format or _default_format(args, dataset)
     outs = [_target(args, f"{name}.overlay" if form == "overlay" else name, len(recipes)) for name, _ in recipes]
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
@@ -94,25 +90,8 @@ def _default_format(args: Namespace, dataset: Dataset) -> Format:
     return usual_format(replace(dataset, edits=None))
 
 
-def _read_overlay(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
-    """The source of an overlay, and its recipe under its name."""
-    place = local_path(args.overlay)
-    said = [name for name in _STAGE_FLAGS if name != "embeddings"]  # the one thing that an overlay does not hold
-    _refuse_flags(args, "--from", ("dataset", *KINDS, "recipe", "variant", *said, "seed", "key", "classes", *_SOURCE_FLAGS))
-    manifest = read_manifest(place)
-    if manifest.circumstance.format != "overlay":
-        found = f"a variant in the format {manifest.circumstance.format}"
-        raise CatalogError(Problem(str(place), found, "an overlay", "state it as --source to corrupt it further"))
-    dataset, recipe = open_source(place, manifest, args.source), stored_recipe(place, manifest, args.embeddings)
-    found = make_plan(recipe, dataset.index()).variant_id
-    if found != manifest.variant_id:
-        raise IntegrityError(Problem(str(place), f"planned again, it is {found}", manifest.variant_id, "do not use it"))
-    catalog = load_catalog(Path(args.catalog) if args.catalog else None)
-    return catalog, dataset, [(place.resolve().name.removesuffix(".overlay"), recipe)]
-
-
 def plan_variants(args: Namespace) -> Outcome:
-    _, dataset, recipes = _read_request(args)
+    _, dataset, recipes = read_request(args)
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
     lines, variants, accounts = [], [], []
     for (name, _), plan in zip(recipes, _decide_all(args, recipes, dataset, index), strict=True):
@@ -144,7 +123,7 @@ def _decide_all(args: Namespace, recipes: Sequence[tuple[str, Recipe]], dataset:
             _warn(plan, dataset)
             yield plan
     except CorruptkitError as error:
-        names = {"source": str(dataset.path), "recipe": args.recipe or args.variant or f"--{_kind_of(args)}"}
+        names = {"source": str(dataset.path), "recipe": args.recipe or args.variant or f"--{asked_kind(args)}"}
         raise type(error)(*(replace(problem, file=names.get(problem.file, problem.file)) for problem in error.problems)) from None
 
 
@@ -171,117 +150,6 @@ def _warn(plan: Plan, dataset: Dataset) -> None:
 def _names_class(key: str) -> bool:
     stem = key.rpartition("/")[2]
     return len(stem) > 9 and stem[0] == "n" and stem[1:9].isdigit()
-
-
-def _read_request(args: Namespace) -> tuple[Catalog, Dataset, list[tuple[str, Recipe]]]:
-    """The data set and the recipes, each with its name, that the words ask for."""
-    dataset = None if args.source is None else open_dataset(args.source, key=args.key, classes=args.classes, **_source_flags(args))
-    catalog = load_catalog(Path(args.catalog) if args.catalog else None)
-    if args.variant is not None:
-        entries = catalog.match(args.variant)
-        recipes = _read_entries(args, entries)
-        dataset = _open_entry(args, catalog.source(args.dataset or entries[0].source)) if dataset is None else dataset
-        return catalog, dataset, recipes
-    if args.recipe is not None:
-        _refuse_flags(args, "--recipe", (*_STAGE_FLAGS, "seed"))
-        chains = [load_recipe(Path(args.recipe))]
-    else:
-        chains = _read_chains(args, () if args.dataset is None else catalog.source(args.dataset).class_names)
-    if dataset is None:
-        if args.dataset is None:
-            raise CatalogError(Problem("corruptkit make", "nothing says what to corrupt", do="give --dataset NAME or --source PATH"))
-        dataset = _open_entry(args, catalog.source(args.dataset))
-    if args.recipe is not None:
-        return catalog, dataset, [(Path(args.recipe).stem, recipe) for recipe in chains]
-    return (
-        catalog,
-        dataset,
-        [(folder_name(name_variant(dataset.name, recipe.chain[0].model_dump(), recipe.seed)), recipe) for recipe in chains],
-    )
-
-
-def _read_entries(args: Namespace, entries: list[Variant]) -> list[tuple[str, Recipe]]:
-    """The recipes of variants of the catalog, each with its name; rewrites whose table is the user's take it from --table."""
-    asks = all(stage["kind"] == "rewrite" and "table" not in stage for entry in entries for stage in entry.chain)
-    _refuse_flags(args, "--variant", (*(name for name in _STAGE_FLAGS if not (asks and name == "table")), "seed"))
-    table: object = None if args.table is None else Path(args.table)
-    found = []
-    for entry in entries:
-        try:
-            recipe = entry.recipe(table)
-        except CatalogError as error:
-            raise CatalogError(*(_name_flag(problem, "variant") for problem in error.problems)) from None
-        if table is not None and isinstance(recipe.chain[0], Rewrite):
-            table = recipe.chain[0].table  # millions of texts are read once for all ratios and seeds
-        found.append((folder_name(entry.name), recipe))
-    return found
-
-
-def _refuse_flags(args: Namespace, owner: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(args, name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise CatalogError(Problem(flag, f"it stands beside {owner}, which says it already", do=f"leave out {flag}"))
-
-
-def _kind_of(args: Namespace) -> str | None:
-    """The kind whose ratio is given."""
-    return next((kind for kind in KINDS if getattr(args, kind) is not None), None)
-
-
-def _read_chains(args: Namespace, class_names: Iterable[str]) -> list[Recipe]:
-    """The recipes that the flags of a kind state, one for each ratio and seed."""
-    kind = _kind_of(args)
-    if kind is None:
-        kinds = ", ".join(f"--{name} R" for name in KINDS)
-        raise CatalogError(Problem("corruptkit make", "nothing says how to corrupt", do=f"give {kinds}, --recipe FILE or --variant NAME"))
-    given = {name: getattr(args, name) for name in _STAGE_FLAGS if getattr(args, name) is not None}
-    if "embeddings" in given:
-        given["embeddings"] = load_embeddings(Path(given["embeddings"]))  # once for all ratios
-    found = []
-    for ratio, seed in product(getattr(args, kind).split(","), (args.seed or "0").split(",")):
-        stage = name_classes({"kind": kind, "ratio": ratio.strip(), **given}, class_names)
-        try:
-            found.append(parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path()))
-        except CatalogError as error:
-            raise CatalogError(*(_name_flag(problem, kind) for problem in error.problems)) from None
-        if isinstance(corruption := found[-1].chain[0], Rewrite):
-            given["table"] = corruption.table  # millions of texts are read once for all ratios and seeds
-    return list(dict.fromkeys(found))  # "0.1,0.10" is one
-
-
-def _name_flag(problem: Problem, kind: str) -> Problem:
-    """A problem of a recipe that was given as flags, by the flag it came from."""
-    field = problem.key.rpartition(".")[2]
-    flag = f"--{field}" if field in (*_STAGE_FLAGS, "seed") else f"--{kind}"
-    return replace(problem, file=flag, key="", do=problem.do.replace(problem.key, flag) if problem.key else problem.do)
-
-
-def _source_flags(args: Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in _SOURCE_FLAGS if getattr(args, name) is not None}
-
-
-def _open_entry(args: Namespace, entry: Source) -> Dataset:
-    """A data set of the catalog; what is stated besides goes before what the entry says."""
-    classes = entry.classes if args.classes is None else args.classes
-    dataset = open_dataset(_find_source(entry), key=args.key or entry.key_rule, classes=classes, fields=entry.fields, **_source_flags(args))
-    return replace(dataset, name=entry.name)
-
-
-def _find_source(entry: Source) -> Path:
-    """Where a data set of the catalog lies; one that is free to have is fetched."""
-    home = _default_home(entry.name)
-    for place in (home, Path("data") / entry.name):
-        if (place / FOLDER / "fetched.json").exists() if not entry.needs_consent else place.is_dir():
-            return place
-    if entry.needs_consent or not entry.fetch:
-        raise DatasetError(Problem(str(home), f"{entry.name} is not there", f"the data set ({entry.terms})", f"get it with: {entry.get}"))
-    print(f"{entry.name} is not at {home}: fetching it ({entry.license}; {entry.attribution})", file=sys.stderr)
-    return fetch(entry.fetch, home, progress=True)
-
-
-def _default_home(name: str) -> Path:
-    return Path(os.environ.get("CORRUPTKIT_DATA") or "data") / name
 
 
 def verify_variant(args: Namespace) -> Outcome:
@@ -366,7 +234,7 @@ def _size_line(manifest: Manifest) -> str:
 
 
 def index_source(args: Namespace) -> Outcome:
-    dataset = open_dataset(args.source, key=args.key, classes=args.classes, **_source_flags(args))
+    dataset = open_dataset(args.source, key=args.key, classes=args.classes, **source_flags(args))
     index = dataset.index(workers=_workers(args), watch=_watch("index"))
     found = _describe_index(index)
     lines = [f"{args.source}: {found['rows']:,} rows in {found['shards']} shards"]
@@ -404,7 +272,7 @@ def fetch_source(args: Namespace) -> Outcome:
     if not entry.fetch:
         raise CatalogError(Problem("corruptkit fetch", f"{entry.name} cannot be fetched by corruptkit", do=f"get it with: {entry.get}"))
     given = local_path(args.given) if args.given else None
-    out = fetch(entry.fetch, local_path(args.out) if args.out else _default_home(entry.name), given=given, progress=True)
+    out = fetch(entry.fetch, local_path(args.out) if args.out else default_home(entry.name), given=given, progress=True)
     return Outcome([f"{out}: {entry.title}", f"  {entry.license}: {entry.attribution}"], {"path": str(out), "license": entry.license})
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset
 from corruptkit.index import Index
 from corruptkit.manifest import differing_fields
+from corruptkit.opening import open_dataset
 
 # key, field, the first's value and the second's, None where it has none
 Change = tuple[str, str, str | None, str | None]

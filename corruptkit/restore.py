@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from corruptkit.dataset import Dataset, open_source, open_variant
+from corruptkit.dataset import Dataset
 from corruptkit.edits import compose_edits, map_edits, reverse_edits
 from corruptkit.errors import CatalogError, ConflictError, IntegrityError, Problem
 from corruptkit.files import Span, copy_patched, explain_disk, local_path, lock_folder, open_atomic, write_atomic
@@ -20,6 +20,7 @@ from corruptkit.formats.sidecar import carried_files, name_edits, rewrite_sideca
 from corruptkit.formats.tar import Member, Window, walk_members
 from corruptkit.formats.webdataset import Patch, open_shard, patch_shard
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
+from corruptkit.opening import open_source, open_variant
 from corruptkit.target import drop_failed, refuse_overlap
 from corruptkit.tasks import describe_folder, folder_beside
 from corruptkit.verify import check_files

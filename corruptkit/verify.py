@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corruptkit.compare import compare_variant
-from corruptkit.dataset import open_source, open_variant, stored_recipe
 from corruptkit.digest import file_sha256
 from corruptkit.edits import compose_edits, digest_edits, edit_index, map_edits, reverse_edits
 from corruptkit.engines.local import Watch, map_shards
@@ -19,6 +18,7 @@ from corruptkit.files import local_path
 from corruptkit.formats.overlay import read_edits
 from corruptkit.index import Index
 from corruptkit.manifest import FOLDER, Manifest, read_manifest
+from corruptkit.opening import open_source, open_variant, stored_recipe
 from corruptkit.plan import make_plan, ratio_text
 from corruptkit.recipe import Recipe
 

@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "corruptkit"
 
 # From the top down. Names are files of the package, or folders.
 LAYERS = (
-    {"__main__", "cli", "commands"},
+    {"__main__", "cli", "commands", "request"},
     {
         "account_lines",
         "accounting",
@@ -32,7 +32,7 @@ LAYERS = (
         "verify",
         "write",
     },
-    {"catalog", "dataset", "edits", "index", "plan", "target"},
+    {"catalog", "dataset", "edits", "index", "opening", "plan", "target"},
     {"manifest", "recipe"},
     {"corruptions", "engines", "fetching", "formats"},
     {"chisquare", "digest", "draws", "errors", "files", "names"},

@@ -20,8 +20,8 @@ import pytest
 
 from corruptkit import commands
 from corruptkit.cli import main
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import Problem, escape_text, strip_secrets
+from corruptkit.opening import open_dataset
 from tests.broken.inputs import ReadRight, Refused
 from tests.corruptkit.shards import HIDDEN
 

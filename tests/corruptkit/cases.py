@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset
 from corruptkit.manifest import Manifest
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import parse_recipe
 from corruptkit.write import Format, write_variant

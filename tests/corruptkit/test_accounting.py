@@ -17,10 +17,10 @@ from corruptkit.account_lines import account_lines
 from corruptkit.accounting import Account, describe_edits, describe_plan, describe_variant
 from corruptkit.corruptions import Constant, Corruption, Drop, Flip, Swap
 from corruptkit.corruptions.fields import Choice
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import DatasetError, IntegrityError
 from corruptkit.formats.overlay import read_edits, write_edits
 from corruptkit.index import Index, ShardStat, make_index
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan, ratio_text
 from corruptkit.recipe import Recipe, parse_recipe
 from corruptkit.write import write_variant

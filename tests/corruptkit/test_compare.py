@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from corruptkit.dataset import open_dataset
+from corruptkit.opening import open_dataset
 from corruptkit.plan import make_plan
 from corruptkit.verify import verify
 from corruptkit.write import write_variant

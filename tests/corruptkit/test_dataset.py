@@ -23,9 +23,10 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from corruptkit.corruptions import Flip, Swap
-from corruptkit.dataset import Dataset, open_dataset, worker_share
+from corruptkit.dataset import Dataset, worker_share
 from corruptkit.errors import CorruptkitError, DatasetError, IntegrityError
 from corruptkit.manifest import checksum_line
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe
 from corruptkit.write import write_variant

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from corruptkit.cli import main
-from corruptkit.dataset import open_dataset
 from corruptkit.diff import Difference, diff
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import parse_recipe
 from corruptkit.restore import restore

@@ -15,9 +15,10 @@ import pyarrow.ipc
 import pytest
 
 from corruptkit import index as indexing
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset
 from corruptkit.errors import DatasetError
 from corruptkit.index import SCHEMA, Index, load_index, make_index, save_index
+from corruptkit.opening import open_dataset
 from tests.corruptkit.shards import MEMBERS, Row, make_rows, row_members, write_shards, write_tar
 from tests.corruptkit.strategies import index_rows
 
@@ -371,7 +372,7 @@ def test_cut_index_is_made_anew(source: Path) -> None:
 DAMAGED = """
 import sys
 from pathlib import Path
-from corruptkit.dataset import open_dataset
+from corruptkit.opening import open_dataset
 source, file = Path(sys.argv[1]), Path(sys.argv[2])
 fresh = open_dataset(source).index(cache=False)
 whole = file.read_bytes()

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from corruptkit import write
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import DatasetError
+from corruptkit.opening import open_dataset
 from corruptkit.plan import make_plan
 from corruptkit.verify import verify
 from tests.corruptkit.damage import (

@@ -16,8 +16,9 @@ from corruptkit import tasks as write_tasks
 from corruptkit import write
 from corruptkit.cli import main
 from corruptkit.corruptions import Flip, Swap
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset
 from corruptkit.errors import ConflictError, DatasetError
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan, make_plans
 from corruptkit.recipe import Recipe
 from corruptkit.verify import verify

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corruptkit.corruptions import Flip, Swap
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import DatasetError
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe, parse_recipe
 from tests.corruptkit import oracle

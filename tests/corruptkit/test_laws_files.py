@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset
+from corruptkit.opening import open_dataset
 from corruptkit.restore import restore
 from corruptkit.verify import verify
 from corruptkit.write import Format

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corruptkit import write
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import CorruptkitError
+from corruptkit.opening import open_dataset
 from corruptkit.plan import make_plan
 from corruptkit.recipe import parse_recipe
 from tests.corruptkit.cases import Case, draw_cases, full_case, make_variant

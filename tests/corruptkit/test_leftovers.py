@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from corruptkit.corruptions import Swap
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import LeftoverWarning
 from corruptkit.formats import webdataset
+from corruptkit.opening import open_dataset
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe
 from corruptkit.tasks import Format

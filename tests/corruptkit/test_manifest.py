@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corruptkit.cli import main
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import CorruptkitError, DatasetError, IntegrityError, strip_secrets
 from corruptkit.manifest import (
     Manifest,
@@ -27,6 +26,7 @@ from corruptkit.manifest import (
     read_manifest,
     utc_now,
 )
+from corruptkit.opening import open_dataset
 from corruptkit.verify import verify
 from tests.corruptkit import oracle
 from tests.corruptkit.cases import full_case, make_variant

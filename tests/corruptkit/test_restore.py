@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from corruptkit.cli import main
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset
 from corruptkit.errors import ConflictError, CorruptkitError, DatasetError, IntegrityError
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import parse_recipe
 from corruptkit.restore import restore

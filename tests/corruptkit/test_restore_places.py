@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from corruptkit.cli import main
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import CatalogError, ConflictError
 from corruptkit.formats.arrow import describe_state
+from corruptkit.opening import open_dataset
 from corruptkit.restore import restore
 from tests.corruptkit.shards import HIDDEN, make_rows, read_tree, write_shards
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from corruptkit.cli import main
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import DatasetError, IntegrityError
 from corruptkit.formats.shards import find_shards
 from corruptkit.formats.splits import check_split, is_split
 from corruptkit.manifest import parse_manifest, read_manifest
+from corruptkit.opening import open_dataset
 from tests.broken.inputs import images, pack, pack_good, reseal, table
 from tests.corruptkit.shards import make_rows, write_shards, write_tar
 

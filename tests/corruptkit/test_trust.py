@@ -17,9 +17,9 @@ import pytest
 from corruptkit import write
 from corruptkit.cli import main
 from corruptkit.corruptions import Flip, Swap
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import CatalogError, ConflictError, DatasetError, LeftoverWarning
 from corruptkit.formats import overlay
+from corruptkit.opening import open_dataset
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe
 from corruptkit.restore import restore

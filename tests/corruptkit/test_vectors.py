@@ -17,10 +17,10 @@ import pytest
 from corruptkit.cli import main
 from corruptkit.corruptions.embeddings import quantise_vectors, read_embeddings
 from corruptkit.corruptions.fields import CANONICAL
-from corruptkit.dataset import open_dataset
 from corruptkit.digest import sha256_hex
 from corruptkit.draws import Draws, hash_keys, hash_text
 from corruptkit.index import Index
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe, parse_recipe
 from tests.corruptkit import oracle

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from corruptkit.cli import main
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import CatalogError, DatasetError
 from corruptkit.formats.overlay import read_edits
+from corruptkit.opening import open_dataset
 from corruptkit.plan import make_plan
 from corruptkit.recipe import parse_recipe
 from corruptkit.verify import verify

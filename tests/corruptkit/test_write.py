@@ -17,11 +17,12 @@ import pytest
 
 from corruptkit import write
 from corruptkit.cli import main
-from corruptkit.dataset import Dataset, open_dataset
+from corruptkit.dataset import Dataset
 from corruptkit.edits import digest_edits
 from corruptkit.errors import ConflictError, CorruptkitError, DatasetError, IntegrityError
 from corruptkit.files import lock_folder
 from corruptkit.manifest import Manifest
+from corruptkit.opening import open_dataset
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import parse_recipe
 from corruptkit.verify import verify

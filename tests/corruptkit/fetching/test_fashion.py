@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from corruptkit.catalog import load_catalog
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import DatasetError, IntegrityError
 from corruptkit.fetching import fashion, fetch
 from corruptkit.fetching.archives import read_members
+from corruptkit.opening import open_dataset
 from tests.corruptkit.fetched import conditions_digest, download_archives, read_record, read_rows, read_tree, shards_digest
 
 CONDITIONS = {"train": "4698cb48b4097e2c", "test": "8dd782a3caa0ed47"}

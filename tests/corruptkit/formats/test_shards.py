@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from corruptkit.dataset import open_dataset
 from corruptkit.errors import DatasetError
 from corruptkit.formats.shards import find_shards
+from corruptkit.opening import open_dataset
 from tests.corruptkit.shards import make_rows, row_members, write_tar
 
 
