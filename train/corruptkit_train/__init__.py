@@ -1,0 +1,1 @@
+"""Train, sample and measure diffusion models on corrupted variants, exactly resumable."""
