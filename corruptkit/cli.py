@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
-import sys
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
-from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, LeftoverWarning, Problem, escape_text, nearest_word
+from corruptkit.terminal import Commands, Parser, add_command, one_of, run_program, whole_number
 
 _CATALOG = "another catalog than the one that ships ($CORRUPTKIT_CATALOG)"
 _EXAMPLES = """examples:
@@ -20,16 +16,9 @@ _EXAMPLES = """examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise CatalogError(Problem(self.prog, message, do=f"see {self.prog} --help"))
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    parser = _Parser(
+    parser = Parser(
         prog="corruptkit",
         description="Make corrupted variants of image data sets: exact, seed-tracked, verified.",
         epilog=_EXAMPLES,
@@ -37,15 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     _add_make(commands)
     _add_readers(commands)
-    return parser
-
-
-def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
 
 
@@ -54,7 +37,7 @@ def _add_make(commands: Any) -> None:
         ("make", "write a corrupted variant: shards or an overlay, with a manifest"),
         ("plan", "decide every edit and write the plan alone"),
     ):
-        parser = _add_command(commands, name, text)
+        parser = add_command(commands, name, text)
         source = parser.add_argument_group("what to corrupt").add_mutually_exclusive_group()
         source.add_argument(
             "--dataset", metavar="NAME", help="a data set of the catalog: $CORRUPTKIT_DATA/NAME, ./data/NAME, else fetched if free"
@@ -84,7 +67,7 @@ def _add_make(commands: Any) -> None:
         )
         _add_content_flags(what)
         what.add_argument(
-            "--of", type=_one_of("all", "eligible"), metavar="all|eligible", help="what the ratio is a share of (default: all rows)"
+            "--of", type=one_of("all", "eligible"), metavar="all|eligible", help="what the ratio is a share of (default: all rows)"
         )
         what.add_argument("--seed", metavar="S", help="non-negative integer (default 0); several with commas")
         what.add_argument("--strict", action="store_true", help="fail where fewer rows can change than the ratio asks for")
@@ -94,14 +77,14 @@ def _add_make(commands: Any) -> None:
             where.add_argument("--from", dest="overlay", metavar="OVERLAY", help="write an overlay out, of its source or --source PATH")
             where.add_argument(
                 "--format",
-                type=_one_of("webdataset", "parquet", "arrow", "overlay"),
+                type=one_of("webdataset", "parquet", "arrow", "overlay"),
                 metavar="webdataset|parquet|arrow|overlay",
                 help="default: the source's own; tars for a folder of images",
             )
         target, ending = ("DIR", "") if name == "make" else ("FILE", ".plan.parquet")
         default = f"default: ./SOURCE-KIND[-MODE]-RATIO-sSEED{ending}; with several variants, the folder of them all"
         where.add_argument("--out", metavar=target, help=default)
-        where.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core; to copy tars, one for two)")
+        where.add_argument("--workers", type=whole_number, metavar="N", help="processes (default: one a core; to copy tars, one for two)")
         where.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
 
@@ -110,17 +93,19 @@ def _add_content_flags(what: Any) -> None:
     what.add_argument("--groups", metavar="FILE", help="groups of classes for --mode within (JSON)")
     what.add_argument("--matrix", metavar="FILE", help="K x K weights for --mode matrix (JSON, CSV, or a CSV true,predicted,count)")
     what.add_argument("--embeddings", metavar="FILE", help="Parquet of key and embedding, for --swap --mode far or near")
-    what.add_argument("--level", type=_count, metavar="1-5", help="how many tenths of its words --words edits in a caption (default 1)")
+    what.add_argument("--level", type=whole_number, metavar="1-5", help="tenths of its words that --words edits in a caption (default 1)")
     what.add_argument("--text", metavar="T", help="the caption that --constant gives; {} in it is the class name of --mode template")
     what.add_argument("--names", metavar="FILE", help="the class names for --constant, a JSON array of K texts (default: the catalog's)")
     what.add_argument("--table", metavar="FILE", help="texts for --rewrite by key and level: Parquet or JSON lines (key, level, text)")
-    what.add_argument("--levels", type=_count, metavar="N", help="levels of corruption in the --table (default 5)")
+    what.add_argument("--levels", type=whole_number, metavar="N", help="levels of corruption in the --table (default 5)")
 
 
 def _add_source_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to read the source")
     how.add_argument("--split", metavar="NAME", help="default: train, or the only one")
-    how.add_argument("--classes", type=_count, metavar="K", help="number of classes (default: the catalog's, else the largest label + 1)")
+    how.add_argument(
+        "--classes", type=whole_number, metavar="K", help="how many classes (default: the catalog's, else the largest label + 1)"
+    )
     rules = "tars: sample (default), stem, shard/key, ordinal, regex:R, json:FIELD; others: column:NAME, path, stem, regex:R, ordinal"
     how.add_argument("--key", metavar="RULE", help=rules)
     holds = "column, or member suffix or .json field, that holds the label (default: label, cls)"
@@ -129,132 +114,55 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--image-column", metavar="C", help="the same for the image (default: image, or the first image there is)")
     how.add_argument(
         "--bad",
-        type=_one_of("refuse", "exclude"),
+        type=one_of("refuse", "exclude"),
         metavar="refuse|exclude",
         help="what to do with a bad sample: stop (default), or leave it out of the rows, list it, and copy it as it is",
     )
 
 
 def _add_readers(commands: Any) -> None:
-    parser = _add_command(commands, "verify", "check a variant's bytes, conditions and plan")
+    parser = add_command(commands, "verify", "check a variant's bytes, conditions and plan")
     parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--source", metavar="PATH", help="the source: plan again from it and compare")
     parser.add_argument("--embeddings", metavar="FILE", help="the file that --swap --mode far or near was given, to plan again")
     parser.add_argument("--deep", action="store_true", help="compare every byte of the shards with the source (needs --source)")
-    parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
-    parser = _add_command(commands, "restore", "write a variant's source back: tars byte for byte, Parquet and Arrow row by row")
+    parser.add_argument("--workers", type=whole_number, metavar="N", help="processes (default: one a core)")
+    parser = add_command(commands, "restore", "write a variant's source back: tars byte for byte, Parquet and Arrow row by row")
     parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--out", metavar="DIR", required=True, help="an empty folder, or one that is not there yet")
     parser.add_argument("--source", metavar="PATH", help="where an overlay's source lies, if not where it was")
-    parser = _add_command(commands, "diff", "compare two sources or variants row by row")
+    parser = add_command(commands, "diff", "compare two sources or variants row by row")
     parser.add_argument("first", metavar="A", help="a source or variant")
     parser.add_argument("second", metavar="B", help="another")
-    parser.add_argument("--limit", type=_count, metavar="N", default=20, help="differences to print (default 20)")
-    parser = _add_command(commands, "show", "print what a variant is and what was done to it")
+    parser.add_argument("--limit", type=whole_number, metavar="N", default=20, help="differences to print (default 20)")
+    parser = add_command(commands, "show", "print what a variant is and what was done to it")
     parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--counts", action="store_true", help="also compare with the source's rows: classes, captions, the law of the mode")
     parser.add_argument("--source", metavar="PATH", help="the same, with the source that lies there: an overlay's, if not where it was")
-    parser.add_argument("--edits", type=_count, metavar="N", default=0, help="also print N edits, old and new, in the order of their rank")
-    parser = _add_command(commands, "index", "index a source, and print what it holds")
+    parser.add_argument(
+        "--edits", type=whole_number, metavar="N", default=0, help="print N edits too, old and new, in the order of their rank"
+    )
+    parser = add_command(commands, "index", "index a source, and print what it holds")
     parser.add_argument("source", metavar="PATH", help="what `make --source` takes")
-    parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--workers", type=whole_number, metavar="N", help="processes (default: one a core)")
     _add_source_flags(parser)
-    parser = _add_command(commands, "list", "list what there is: sources, variants or kinds")
-    parser.add_argument("what", type=_one_of("sources", "variants", "kinds"), metavar="sources|variants|kinds", help="what to list")
+    parser = add_command(commands, "list", "list what there is: sources, variants or kinds")
+    parser.add_argument("what", type=one_of("sources", "variants", "kinds"), metavar="sources|variants|kinds", help="what to list")
     parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="only what this matches, such as 'cc3m/swap-*'")
     parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
-    parser = _add_command(commands, "fetch", "get a data set that is free to have")
+    parser = add_command(commands, "fetch", "get a data set that is free to have")
     parser.add_argument("name", metavar="NAME", help="a data set of `corruptkit list sources`")
     parser.add_argument("--out", metavar="DIR", help="default: $CORRUPTKIT_DATA/NAME, else ./data/NAME")
     parser.add_argument("--from", dest="given", metavar="DIR", help="a folder that holds what would be downloaded: no network is used")
     parser.add_argument("--catalog", metavar="DIR", help=_CATALOG)
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number")
-    return int(text)
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    """A check of a word, with the nearest valid one in its advice."""
-
-    def check(text: str) -> str:
-        if text not in words:
-            raise argparse.ArgumentTypeError(f"found {text!r}; {nearest_word(text, words)}")
-        return text
-
-    return check
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0 done, 1 the answer is no, 2 a user's error, 130 interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it can
-    as_json = "--json" in words
-    command = next((word for word in words if not word.startswith("-")), "")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", LeftoverWarning)
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            return _run(words)
-    except CorruptkitError as error:
-        return _report(command, error, as_json=as_json)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has left; Python would complain about it at exit
-        return 141
-    except (OSError, RuntimeError) as error:
-        return _report(command, _explain_path(command, error), as_json=as_json)
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to resume", file=sys.stderr)
-        return 130
+    return run_program(build_parser(), _load_commands, argv)
 
 
-def _explain_path(command: str, error: OSError | RuntimeError) -> CorruptkitError:
-    """One line for a path that the system refuses: too long, a loop, not to be read. Anything else is our mistake, and raised."""
-    loops = str(error).startswith("Symlink loop")  # what pathlib says of a loop, as a RuntimeError
-    if not isinstance(error, OSError) and not loops:
-        raise error
-    reason = "a loop of symbolic links" if loops or not isinstance(error, OSError) else error.strerror or str(error)
-    where = str(error).rpartition(" ")[2].strip("'") if loops else str(getattr(error, "filename", None) or command)
-    return DatasetError(Problem(where, reason, "a path that can be used", "mend the path or its permissions"))
-
-
-def _run(words: list[str]) -> int:
-    parser = build_parser()
-    commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        raise CatalogError(Problem(parser.prog, f"unknown command '{words[0]}'", do=nearest_word(words[0], commands)))
-    args, rest = parser.parse_known_args(words)
-    if rest:
-        parser = commands.get(args.command, parser)
-        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]  # noqa: SLF001
-        raise CatalogError(Problem(parser.prog, f"unknown word '{rest[0]}'", do=nearest_word(rest[0].partition("=")[0], flags)))
-    if args.version:
-        from importlib.metadata import version
-
-        print(f"corruptkit {version('corruptkit')}")
-        return 0
-    if args.command is None:
-        parser.print_help()
-        return 0
+def _load_commands() -> Commands:
     from corruptkit.commands import COMMANDS
 
-    outcome = COMMANDS[args.command](args)
-    if args.json:
-        print(json.dumps({"command": args.command, "variants": [], "problems": []} | outcome.data))
-    else:
-        print("\n".join(map(escape_text, outcome.lines)))
-    sys.stdout.flush()
-    return outcome.status
-
-
-def _report(command: str, error: CorruptkitError, *, as_json: bool) -> int:
-    if as_json:
-        problems = [problem.as_json() for problem in error.problems]
-        print(json.dumps({"command": command, "variants": [], "problems": problems}))
-    for problem in error.problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 2
+    return COMMANDS

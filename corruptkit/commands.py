@@ -6,7 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,11 @@ from corruptkit.recipe import Recipe
 from corruptkit.request import asked_kind, default_home, read_overlay, read_request, source_flags
 from corruptkit.restore import keeps_bytes, restore
 from corruptkit.tasks import Format, usual_format
+from corruptkit.terminal import Outcome
 from corruptkit.verify import verify
 from corruptkit.write import write_variants
 
 _EXAMPLES = 10
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command prints, for people and for programs, and its exit status."""
-
-    lines: list[str]
-    data: dict[str, Any] = field(default_factory=dict)
-    status: int = 0
 
 
 def _watch(label: str) -> Watch:

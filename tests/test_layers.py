@@ -35,7 +35,7 @@ LAYERS = (
     {"catalog", "dataset", "edits", "index", "opening", "plan", "target"},
     {"manifest", "recipe"},
     {"corruptions", "engines", "fetching", "formats"},
-    {"chisquare", "digest", "draws", "errors", "files", "names"},
+    {"chisquare", "digest", "draws", "errors", "files", "names", "terminal"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 FOLDERS = {"corruptions", "engines", "fetching", "formats"}

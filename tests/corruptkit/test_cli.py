@@ -19,9 +19,10 @@ import pytest
 
 from corruptkit import commands
 from corruptkit.cli import build_parser, main
-from corruptkit.commands import COMMANDS, Outcome
+from corruptkit.commands import COMMANDS
 from corruptkit.errors import ConflictError, DatasetError, Problem
 from corruptkit.manifest import checksum_line
+from corruptkit.terminal import Outcome
 from tests.corruptkit.shards import Row, make_rows, write_shards, write_tar
 
 CORRUPTKIT = Path(sys.executable).with_name("corruptkit")
