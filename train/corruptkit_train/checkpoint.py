@@ -1,0 +1,163 @@
+"""Checkpoints: folders that appear whole or not at all, without pickle, named by the images seen.
+
+checkpoints/000000128000/weights.safetensors     the network, float32
+                         average.safetensors     its moving average
+                         optimiser.safetensors   moments and steps, by the parameter's name
+                         state.json              images, updates, run digest, data identity, versions, SHA-256 of the others
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import corruptkit as ck
+import torch
+from corruptkit.files import explain_disk
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FOLDER = "checkpoints"
+_PARTS = ("weights", "average", "optimiser")
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run resumes from."""
+
+    path: Path
+    state: Mapping[str, Any]
+
+    @property
+    def images(self) -> int:
+        return int(self.state["images"])
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """Tensors of a part by name. Raises IntegrityError where its bytes are not those that were written."""
+        file = self.path / f"{part}.safetensors"
+        with _name_damage(file):
+            found = _sha256(file)
+            if found != self.state["sha256"][part]:
+                raise ck.IntegrityError(ck.Problem(str(file), "its SHA-256 is not that of state.json", do="remove the checkpoint's folder"))
+            with safe_open(file, "pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+
+
+def save_checkpoint(out: Path, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint beside the others; a full disk leaves them as they are. Raises DatasetError."""
+    folder = out / FOLDER
+    final, partial = folder / f"{state['images']:012d}", folder / _PARTIAL
+    with explain_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            digests = {part: _write_tensors(partial / f"{part}.safetensors", parts[part]) for part in _PARTS}
+            text = json.dumps({**state, "sha256": digests}, indent=2, sort_keys=True)
+            _write_synced(partial / "state.json", text.encode())
+            if final.exists():  # the same place reached once more, after a resume from before it
+                shutil.rmtree(final)
+            partial.rename(final)
+            _sync_folder(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def find_checkpoints(out: Path) -> list[Checkpoint]:
+    """The whole checkpoints of a run, oldest first."""
+    found = []
+    for path in sorted((out / FOLDER).glob("[0-9]" * 12)):
+        file = path / "state.json"
+        try:
+            state = json.loads(file.read_text())
+            found.append(Checkpoint(path, {**state, "images": int(state["images"]), "sha256": dict(state["sha256"])}))
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise ck.IntegrityError(ck.Problem(str(file), f"cannot be read: {error}", do="remove the checkpoint's folder")) from None
+    return found
+
+
+def drop_checkpoints(out: Path, keep: int, keep_every: int) -> None:
+    """Remove all but the newest `keep` and those at multiples of `keep_every` images."""
+    for checkpoint in find_checkpoints(out)[:-keep]:
+        if not keep_every or checkpoint.images % keep_every:
+            # Renamed first: a half-removed folder would look like a damaged checkpoint.
+            doomed = checkpoint.path.with_name(f"{_PARTIAL}-{checkpoint.path.name}")
+            checkpoint.path.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """An optimiser's state by parameter: `NAME:exp_avg`, `NAME:step` ..."""
+    names = {weight: name for name, weight in module.named_parameters()}
+    return {
+        f"{names[weight]}:{field}": torch.as_tensor(value).detach()
+        for weight, fields in optimiser.state.items()
+        for field, value in fields.items()
+    }
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put a stored state back, all of it on each parameter's device, as a fused optimiser has it."""
+    weights = dict(module.named_parameters())
+    for key, value in tensors.items():
+        name, _, field = key.rpartition(":")
+        optimiser.state[weights[name]][field] = value.to(weights[name].device)
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write, sync and digest."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+    except SafetensorError as error:
+        raise OSError(_disk_errno(error), str(error), str(file)) from None
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return _sha256(file)
+
+
+def _disk_errno(error: SafetensorError) -> int:
+    """The system's number in what safetensors says: `... (os error 28)`."""
+    digits = str(error).rpartition("os error ")[2].partition(")")[0]
+    return int(digits) if digits.isdigit() else 5
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    with file.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _name_damage(file: Path) -> Iterator[None]:
+    """One line for a part that is missing or no safetensors file."""
+    try:
+        yield
+    except (OSError, SafetensorError, LookupError, TypeError) as error:
+        raise ck.IntegrityError(ck.Problem(str(file), f"cannot be read: {error}", do="remove the checkpoint's folder")) from None
