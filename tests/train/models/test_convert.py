@@ -2,31 +2,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import corruptkit as ck
 import pytest
 import torch
-from corruptkit_train.draws import draw_normal
 from corruptkit_train.models import DiTConfig, build_model
 from corruptkit_train.models.convert import from_stock, to_stock
 from corruptkit_train.models.dit import DiT
 from diffusers import DiTTransformer2DModel
 
+import corruptkit as ck
+from tests.train.networks import draw_some, wake_weights
+
 torch.set_num_threads(1)
 CASES = [(True, 1e-6), (False, 1e-6), (True, 1e-5), (False, 1e-5)]
-
-
-def draw_some(shape: tuple[int, ...], start: int = 0) -> torch.Tensor:
-    return draw_normal(1, "noise", torch.arange(start, start + shape[0]), shape[1:])
-
-
-def wake_weights(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with no zero left in it, at the scale of a trained one: fresh modulations would hide every block."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(5)
-        for name, weight in network.named_parameters():
-            if weight.ndim == 1 or "modulation" in name or "norm1.linear" in name or name == "out.weight":
-                torch.nn.init.normal_(weight, std=0.2)
-    return network.eval()
 
 
 def build_some(*, learned: bool = True, norm_eps: float = 1e-6, shift: int = 1) -> DiT:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from corruptkit_train.conditions import Condition
-from corruptkit_train.draws import draw_normal
 from corruptkit_train.models import DiTConfig, build_model
 from corruptkit_train.models.dit import DiT
+
+from tests.train.networks import draw_some, wake_weights
 
 torch.set_num_threads(1)
 TINY = DiTConfig(depth=3, width=32, heads=4, patch=2)
@@ -16,19 +17,6 @@ SHAPE = (3, 8, 8)
 # Peebles and Xie (2023), tables 1 and 4: millions of parameters, 256 x 256 pixels (32 x 32 x 4 latents), 1000 classes.
 PUBLISHED = {"S/8": 33, "S/4": 33, "S/2": 33, "B/8": 131, "B/4": 130, "B/2": 130}
 PUBLISHED |= {"L/8": 459, "L/4": 458, "L/2": 458, "XL/8": 676, "XL/4": 675, "XL/2": 675}
-
-
-def draw_some(shape: tuple[int, ...], start: int = 0) -> torch.Tensor:
-    return draw_normal(1, "noise", torch.arange(start, start + shape[0]), shape[1:])
-
-
-def wake_weights(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with no zero left in it: a fresh one is the identity, which would hide most mistakes."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(5)
-        for weight in network.parameters():
-            weight.copy_(torch.randn(weight.shape) * 0.1)
-    return network.eval()
 
 
 def count_weights(network: torch.nn.Module) -> int:

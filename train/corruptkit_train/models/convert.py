@@ -73,7 +73,7 @@ def from_stock(stock: DiTTransformer2DModel, file: str = "transformer") -> DiT:
     weights = stock.state_dict()
     _check_copies(weights, config.num_layers, file)
     with torch.device("meta"):
-        network = DiT(
+        network: DiT = DiT(
             sample_size=config.sample_size,
             in_channels=config.in_channels,
             patch=config.patch_size,
@@ -86,7 +86,8 @@ def from_stock(stock: DiTTransformer2DModel, file: str = "transformer") -> DiT:
         )
     network.register_buffer("places", stock.pos_embed.pos_embed.clone(), persistent=False)
     network.load_state_dict(_our_weights(weights, config.num_layers), strict=True, assign=True)
-    return network.train(stock.training)
+    network.train(stock.training)
+    return network
 
 
 def _pair_names(depth: int) -> Iterator[tuple[str, str]]:
