@@ -1,0 +1,204 @@
+"""The networks: frozen configurations, their tagged union on `kind`, and the function that builds one.
+
+Nothing heavy is imported before a network is built, so that reading a configuration costs no second of torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import corruptkit as ck
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from corruptkit_train.models.dit import DiT
+    from corruptkit_train.models.unet import UNet
+
+Flags = tuple[bool, ...]
+Sizes = tuple[PositiveInt, ...]
+
+
+class _Config(BaseModel):
+    """What every network's configuration shares: `preset` names a row of `presets`, and fields beside it win."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    preset: str = Field(default="", exclude=True)  # empty once read: the resolved file states what the name stood for
+    learned_variance: bool = False  # twice the channels: the second half interpolates between the bounds of the variance
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not data.get("preset"):
+            return data
+        if data["preset"] not in cls.presets:
+            raise ValueError(f"found preset {data['preset']!r}, expected one of: {', '.join(cls.presets)}; choose one, or state its fields")
+        return cls.presets[data["preset"]] | {name: value for name, value in data.items() if name != "preset"}
+
+
+# Depth, width, heads: table 1 of the paper.
+_DIT_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+
+
+class DiTConfig(_Config):
+    """A diffusion transformer; `preset` is "DiT-S/2" to "DiT-XL/8"."""
+
+    presets = {
+        f"DiT-{name}/{patch}": {"kind": "dit", "depth": depth, "width": width, "heads": heads, "patch": patch}
+        for name, (depth, width, heads) in _DIT_SIZES.items()
+        for patch in (2, 4, 8)
+    }
+    kind: Literal["dit"] = "dit"
+    depth: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    patch: PositiveInt
+    text_layers: Literal[1, 2] = 1  # matrices between pooled text states and the network's width
+    frequency_shift: Literal[0, 1] = 1  # 1 exports to diffusers' own class; 0 is how the paper's authors space frequencies
+    norm_eps: float = Field(default=1e-6, gt=0, le=1e-3)
+
+    @model_validator(mode="after")
+    def _check_width(self) -> Self:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"found width {self.width}, expected a multiple of 4 and of its {self.heads} heads; change one of them")
+        return self
+
+
+class _UNetConfig(_Config):
+    """The shape of a UNet: a level for each number of channels, each at half the side of the one before."""
+
+    channels: Sizes = Field(min_length=1)
+    layers: PositiveInt = 2  # residual blocks a level
+    attention: Flags  # a level each
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    norm_groups: PositiveInt = 32
+    table_std: float = Field(default=1.0, gt=0)  # of the class table at the start; a perturbation's strength is relative to it
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        if len(self.attention) != len(self.channels):
+            found = f"found attention for {len(self.attention)} levels"
+            raise ValueError(f"{found}, expected {len(self.channels)}; state one for each of channels")
+        wrong = [count for count in self.channels if count % self.norm_groups]
+        if wrong:
+            raise ValueError(f"found {wrong[0]} channels, expected a multiple of norm_groups {self.norm_groups}; change one of them")
+        return self
+
+
+class UNetConfig(_UNetConfig):
+    """A UNet whose levels with attention look at the condition's tokens; "LDM-4" is latent diffusion's for 64 x 64 x 3 latents."""
+
+    presets = {
+        "LDM-4": {"kind": "unet", "channels": [192, 384, 576, 960], "attention": [False, True, True, True], "heads": 1},
+        "UNet-16": {"kind": "unet", "channels": [64, 128], "attention": [False, True], "condition_width": 128},
+        "UNet-32": {"kind": "unet", "channels": [64, 128, 192], "attention": [False, True, True], "condition_width": 192},
+        "UNet-64": {"kind": "unet", "channels": [64, 128, 192, 256], "attention": [False, False, True, True], "condition_width": 256},
+    }
+    kind: Literal["unet"] = "unet"
+    heads: PositiveInt = 4
+    condition_width: PositiveInt = 512  # of the class table; text brings its own
+    mask_padding: bool = True  # whether attention leaves out the tokens that only fill a caption up
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        for count, attends in zip(self.channels, self.attention, strict=True):
+            if attends and count % self.heads:
+                raise ValueError(f"found {count} channels, expected a multiple of heads {self.heads}; change one of them")
+        return self
+
+
+class PixelUNetConfig(_UNetConfig):
+    """A UNet of pixels and classes: the class row, as wide as the time embedding (4 x the first channels), is added to it."""
+
+    presets = {
+        "Pixel-UNet-16": {"kind": "pixel-unet", "channels": [64, 128], "attention": [False, True]},
+        "Pixel-UNet-32": {"kind": "pixel-unet", "channels": [64, 128, 192], "attention": [False, True, True]},
+        "Pixel-UNet-64": {"kind": "pixel-unet", "channels": [64, 128, 192, 256], "attention": [False, False, True, True]},
+    }
+    kind: Literal["pixel-unet"] = "pixel-unet"
+    head_width: PositiveInt = 32  # channels a head
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        for count, attends in zip(self.channels, self.attention, strict=True):
+            if attends and count % self.head_width:
+                raise ValueError(f"found {count} channels, expected a multiple of head_width {self.head_width}; change one of them")
+        return self
+
+
+Model = Annotated[DiTConfig | UNetConfig | PixelUNetConfig, Field(discriminator="kind")]
+
+
+def build_model(
+    config: DiTConfig | UNetConfig | PixelUNetConfig,
+    *,
+    shape: tuple[int, int, int],
+    classes: int | None = None,
+    text_width: int | None = None,
+    tokens: bool = False,
+    seed: int,
+) -> DiT | UNet:
+    """The network for (C, H, W) samples and K classes or text of `text_width`; its first weights are a function of the seed alone."""
+    import torch
+
+    _check_condition(config, classes, text_width, tokens=tokens)
+    _check_shape(config, shape)
+    # The CPU's generator draws and is put back: no other draw of the process notices.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if isinstance(config, DiTConfig):
+            return _build_dit(config, shape, classes, text_width)
+        from corruptkit_train.models.unet import build_pixel_unet, build_unet
+
+        if isinstance(config, UNetConfig):
+            return build_unet(config, shape, classes, text_width)
+        return build_pixel_unet(config, shape, int(classes or 0))
+
+
+def check_ids(ids: Tensor, classes: int, file: str) -> None:
+    """Refuse class ids outside [0, K], K being the null id; for ids as they come from the data, on the CPU: a network never checks."""
+    outside = ids[(ids < 0) | (ids > classes)]
+    if len(outside):
+        found = f"class id {int(outside[0])}" + (f" and {len(outside) - 1} more" if len(outside) > 1 else "")
+        raise ck.DatasetError(ck.Problem(file, found, f"0 to {classes - 1}", "mend the labels, or state more classes"))
+
+
+def _build_dit(config: DiTConfig, shape: tuple[int, int, int], classes: int | None, text_width: int | None) -> DiT:
+    from corruptkit_train.models.dit import DiT
+
+    network: DiT = DiT(
+        sample_size=shape[1],
+        in_channels=shape[0],
+        patch=config.patch,
+        depth=config.depth,
+        hidden_width=config.width,
+        heads=config.heads,
+        classes=classes,
+        text_width=text_width,
+        text_layers=config.text_layers,
+        learned_variance=config.learned_variance,
+        frequency_shift=config.frequency_shift,
+        norm_eps=config.norm_eps,
+    )
+    return network
+
+
+def _check_condition(config: _Config, classes: int | None, text_width: int | None, *, tokens: bool) -> None:
+    if (classes is None) == (text_width is None) or (classes is not None and classes < 1):
+        found = f"{classes} classes and text of width {text_width}"
+        raise ck.CatalogError(ck.Problem("model", found, "one class or more, or text", "choose one condition"))
+    if isinstance(config, DiTConfig) and tokens:
+        raise ck.CatalogError(ck.Problem("model", "kind 'dit' with token states", "pooled states", "pool the text, or choose kind 'unet'"))
+    if isinstance(config, PixelUNetConfig) and classes is None:
+        raise ck.CatalogError(ck.Problem("model", "kind 'pixel-unet' with text", "classes", "choose kind 'unet' or 'dit'"))
+
+
+def _check_shape(config: DiTConfig | UNetConfig | PixelUNetConfig, shape: tuple[int, int, int]) -> None:
+    """Refuse samples that are not square, or whose side the patches or the levels do not divide."""
+    step = config.patch if isinstance(config, DiTConfig) else 2 ** (len(config.channels) - 1)
+    if shape[1] != shape[2] or shape[1] % step:
+        found, expected = f"samples of {shape[1]} x {shape[2]}", f"a square side divisible by {step}"
+        what = "patch" if isinstance(config, DiTConfig) else "channels"
+        raise ck.CatalogError(ck.Problem("model", found, expected, f"change {what} or the size"))
