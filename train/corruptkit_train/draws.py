@@ -28,6 +28,7 @@ PURPOSES = {
     "start": 11,
     "labels": 12,
     "step": 13,
+    "share": 14,
 }
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
