@@ -1,0 +1,143 @@
+"""A trained network as a folder that `DiffusionPipeline.from_pretrained` opens, published whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import corruptkit as ck
+from diffusers import SchedulerMixin
+from diffusers.models.modeling_utils import ModelMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from corruptkit_train.models.convert import to_stock
+from corruptkit_train.models.dit import DiT
+from corruptkit_train.models.unet import UNet
+from corruptkit_train.pipelines.pipeline import ConditionalPipeline
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """How prompts become states: the same encoder, length and mode as in training."""
+
+    tokenizer: PreTrainedTokenizerBase
+    encoder: PreTrainedModel
+    mode: Literal["pooled", "tokens"]  # masked mean over tokens, or all tokens padded to `length`
+    length: int  # tokens at most
+    normalize: bool = True  # pooled states to length 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a saved pipeline knows of its training, and how it samples unless told otherwise."""
+
+    objective: Literal["eps", "v", "flow"]
+    guidance_scale: float = 1.0  # 1 is no guidance
+    steps: int = 50
+    latent_scale: float | None = None  # latents = (encoder's output - shift) x scale; None: as the autoencoder's config says
+    latent_shift: float | None = None
+    info: Mapping[str, Any] | None = None  # anything JSON can say, such as the variant's id and the number of images seen
+
+
+def make_pipeline(
+    denoiser: DiT | UNet,
+    *,
+    scheduler: SchedulerMixin,
+    settings: Settings,
+    condition: Sequence[str] | TextParts | None,
+    autoencoder: ModelMixin | None = None,
+) -> ConditionalPipeline:
+    """The pipeline of a network as it is: `condition` is the classes' names (None: they have none) or how text is encoded."""
+    _check_parts(denoiser, condition)
+    text = condition if isinstance(condition, TextParts) else None
+    pipeline = ConditionalPipeline(
+        scheduler=scheduler,
+        transformer=denoiser if isinstance(denoiser, DiT) else None,
+        unet=denoiser.unet if isinstance(denoiser, UNet) else None,
+        class_embedder=denoiser.class_embedder if isinstance(denoiser, UNet) else None,
+        tokenizer=None if text is None else text.tokenizer,
+        text_encoder=None if text is None else text.encoder,
+        vae=autoencoder,
+        objective=settings.objective,
+        id2label=None if condition is None or isinstance(condition, TextParts) else dict(enumerate(condition)),
+        text=None if text is None else _describe_text(text, denoiser),
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.steps,
+        latent_scale=settings.latent_scale,
+        latent_shift=settings.latent_shift,
+        info=None if settings.info is None else dict(settings.info),
+    )
+    try:
+        pipeline.check_scheduler()
+    except ValueError as error:
+        raise ck.CatalogError(ck.Problem("scheduler", str(error))) from None
+    return pipeline
+
+
+def save_pipeline(
+    denoiser: DiT | UNet,
+    folder: str | Path,
+    *,
+    scheduler: SchedulerMixin,
+    settings: Settings,
+    condition: Sequence[str] | TextParts | None,
+    autoencoder: ModelMixin | None = None,
+    replace: bool = False,
+) -> None:
+    """Write the pipeline of `make_pipeline`; the folder appears whole, or stays as it was."""
+    pipeline = make_pipeline(denoiser, scheduler=scheduler, settings=settings, condition=condition, autoencoder=autoencoder)
+    with publish_folder(Path(folder), replace=replace) as partial:
+        pipeline.save_pretrained(partial)
+
+
+def export_stock(denoiser: DiT, folder: str | Path, *, replace: bool = False) -> None:
+    """Write FOLDER/transformer as diffusers' `DiTTransformer2DModel`, for its `DiTPipeline` (whose null id is 1000 whatever K is)."""
+    stock = to_stock(denoiser)
+    with publish_folder(Path(folder) / "transformer", replace=replace) as partial:
+        stock.save_pretrained(partial)
+
+
+@contextmanager
+def publish_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
+    """An empty folder beside the target, which takes its place if the block ends well and is removed if not."""
+    if folder.exists() and not replace:
+        raise ck.ConflictError(ck.Problem(str(folder), "something lies there", "a new folder", "choose another, or say replace"))
+    # Fixed names: what a killed process has left is swept by the next.
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    if old.exists() and not folder.exists():
+        old.rename(folder)  # killed between two renames
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _describe_text(text: TextParts, denoiser: DiT | UNet) -> dict[str, Any]:
+    masked = isinstance(denoiser, UNet) and denoiser.mask_padding
+    return {"mode": text.mode, "length": text.length, "normalize": text.normalize, "masked": masked}
+
+
+def _check_parts(denoiser: DiT | UNet, condition: Sequence[str] | TextParts | None) -> None:
+    """Refuse names for a model of text, an encoder for a model of classes, and either of another size."""
+    classes, width = denoiser.classes, denoiser.width
+    if isinstance(condition, TextParts):
+        size = condition.encoder.config.hidden_size
+        if classes is not None or size != width:
+            expected = f"text states of width {width}" if classes is None else "class names"
+            raise ck.CatalogError(ck.Problem("pipeline", f"an encoder of width {size}", expected, "give what the network was built for"))
+    elif classes is None or (condition is not None and len(condition) != classes):
+        expected = "how text is encoded" if classes is None else f"{classes} class names"
+        found = "no condition" if condition is None else f"{len(condition)} class names"
+        raise ck.CatalogError(ck.Problem("pipeline", found, expected, "give what the network was built for"))
