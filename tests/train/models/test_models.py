@@ -7,26 +7,13 @@ from typing import Any
 import pytest
 import torch
 from corruptkit_train.conditions import Condition
-from corruptkit_train.models import DiTConfig, Model, PixelUNetConfig, UNetConfig, build_model, check_ids
+from corruptkit_train.models import DiTConfig, Model, UNetConfig, build_model, check_ids
 from pydantic import TypeAdapter, ValidationError
 
 import corruptkit as ck
-from tests.train.networks import draw_some, wake_weights
+from tests.train.networks import DIT, KINDS, PIXEL, SHAPE, UNET, build_kind, draw_some
 
 torch.set_num_threads(1)
-DIT = DiTConfig(depth=2, width=32, heads=4, patch=2)
-UNET = UNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, heads=2, condition_width=24)
-PIXEL = PixelUNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, head_width=16)
-SHAPE = (3, 8, 8)
-# Every way to tell a network something: name -> configuration, classes, width of text, tokens.
-KINDS: dict[str, tuple[Any, int | None, int | None, bool]] = {
-    "dit-class": (DIT, 4, None, False),
-    "dit-text": (DIT, None, 12, False),
-    "unet-class": (UNET, 4, None, False),
-    "unet-tokens": (UNET, None, 12, True),
-    "unet-pooled": (UNET, None, 12, False),
-    "pixel-class": (PIXEL, 4, None, False),
-}
 
 
 def make_conditions(kind: str) -> tuple[Condition, Condition]:
@@ -43,8 +30,7 @@ def make_conditions(kind: str) -> tuple[Condition, Condition]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropping_a_row_is_feeding_the_null_condition_for_it(kind: str) -> None:
-    config, classes, text_width, tokens = KINDS[kind]
-    network = wake_weights(build_model(config, shape=SHAPE, classes=classes, text_width=text_width, tokens=tokens, seed=0))
+    network = build_kind(kind)
     condition, null = make_conditions(kind)
     sample, steps = draw_some((3, *SHAPE)), torch.tensor([1, 400, 999])
 
@@ -64,8 +50,7 @@ def test_dropping_a_row_is_feeding_the_null_condition_for_it(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_null_condition_in_training_is_the_one_of_evaluation(kind: str) -> None:
-    config, classes, text_width, tokens = KINDS[kind]
-    network = wake_weights(build_model(config, shape=SHAPE, classes=classes, text_width=text_width, tokens=tokens, seed=0))
+    network = build_kind(kind)
     _, null = make_conditions(kind)
     inputs = draw_some((1, *SHAPE)), torch.tensor([400]), network.embed(null), null.mask
     # No network draws anything of its own: training mode is evaluation mode.

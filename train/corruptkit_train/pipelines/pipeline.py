@@ -54,7 +54,7 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
         text_encoder: PreTrainedModel | None = None,
         vae: ModelMixin | None = None,
         objective: str = "eps",
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
         text: dict[str, Any] | None = None,
         guidance_scale: float = 1.0,
         num_inference_steps: int = 50,
