@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,16 @@ def test_import_inverts_export(learned: bool, norm_eps: float) -> None:
     assert torch.equal(back.get_buffer("places"), network.get_buffer("places"))
 
 
-def test_import_computes_the_same_from_a_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", [False, True])
+def test_import_computes_the_same_from_a_folder(tmp_path: Path, old: bool) -> None:
     to_stock(build_some()).save_pretrained(tmp_path)
+    if old:
+        # The configuration of weights that were published before the class had its name; it knows no epsilon other than 1e-5.
+        config = json.loads((tmp_path / "config.json").read_text()) | {"_class_name": "Transformer2DModel", "num_vector_embeds": None}
+        del config["norm_eps"]
+        (tmp_path / "config.json").write_text(json.dumps(config | {"cross_attention_dim": None, "only_cross_attention": False}))
     stock = DiTTransformer2DModel.from_pretrained(tmp_path).eval()
+    assert from_stock(stock).config.norm_eps == (1e-5 if old else 1e-6)
     ours, theirs = run_both(from_stock(stock), stock)
     assert (ours - theirs).abs().max() <= 1e-5
 

@@ -57,6 +57,19 @@ def test_the_null_condition_in_training_is_the_one_of_evaluation(kind: str) -> N
     assert torch.equal(network.train()(*inputs), network.eval()(*inputs))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_compiles_without_a_break_and_runs_under_autocast(kind: str) -> None:
+    network, (condition, _) = build_kind(kind), make_conditions(kind)
+    # Detached: dynamo looks at .grad of whatever comes in, and torch warns of that where it is no leaf.
+    inputs = draw_some((3, *SHAPE)), torch.tensor([1.5, 400.0, 999.0]), network.embed(condition).detach(), condition.mask
+    exact = network(*inputs)
+    whole = torch.compile(network, fullgraph=True, backend="eager")  # "eager" traces it all and generates no code
+    assert torch.allclose(whole(*inputs), exact, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network(*inputs)
+    assert (half.float() - exact).norm() / exact.norm() < 0.05
+
+
 def test_the_null_row_alone_learns_from_a_dropped_batch() -> None:
     network = build_model(UNET, shape=SHAPE, classes=4, seed=0)
     dropped = Condition(ids=torch.tensor([0, 2])).dropped(torch.tensor([True, True]), Condition(ids=torch.tensor([4])))

@@ -86,8 +86,8 @@ class DiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # Any to a checker th
         self.gradient_checkpointing = False
         self.patches = nn.Conv2d(in_channels, hidden_width, kernel_size=patch, stride=patch)
         # Sines and cosines of a patch's row and column: computed anew when a model is loaded, (1, N, D).
-        side = sample_size // patch
-        places = get_2d_sincos_pos_embed(hidden_width, side, base_size=side, output_type="pt")
+        self.side = sample_size // patch
+        places = get_2d_sincos_pos_embed(hidden_width, self.side, base_size=self.side, output_type="pt")
         self.register_buffer("places", places.float().unsqueeze(0), persistent=False)
         # Shift 1 spaces the frequencies as diffusers does (exponent k/127), shift 0 as the paper's authors do (k/128).
         self.frequencies = Timesteps(_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=frequency_shift)
@@ -138,10 +138,9 @@ class DiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # Any to a checker th
 
     def _join_patches(self, tokens: Tensor) -> Tensor:
         """(B, N, p * p * C) patches -> (B, C, H, W)."""
-        side = self.config.sample_size // self.patch
-        grid = tokens.view(-1, side, side, self.patch, self.patch, self.out_channels)
+        grid = tokens.view(-1, self.side, self.side, self.patch, self.patch, self.out_channels)
         # Row and column of the patch, row and column inside it, channel.
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, side * self.patch, side * self.patch)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, self.side * self.patch, self.side * self.patch)
 
     def _draw_weights(self) -> None:
         """Initial weights: Glorot's uniform for matrices, normal for table and timestep MLP, zero for modulations and output."""
