@@ -29,12 +29,13 @@ DIT = DiTConfig(depth=2, width=32, heads=4, patch=2)
 UNET = UNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, heads=2, condition_width=24)
 PIXEL = PixelUNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, head_width=16)
 SHAPE = (3, 8, 8)
+WIDTH = 32  # of the small encoders of conftest.py
 KINDS: dict[str, tuple[Any, int | None, int | None, bool]] = {
     "dit-class": (DIT, 4, None, False),
-    "dit-text": (DIT, None, 12, False),
+    "dit-text": (DIT, None, WIDTH, False),
     "unet-class": (UNET, 4, None, False),
-    "unet-tokens": (UNET, None, 12, True),
-    "unet-pooled": (UNET, None, 12, False),
+    "unet-tokens": (UNET, None, WIDTH, True),
+    "unet-pooled": (UNET, None, WIDTH, False),
     "pixel-class": (PIXEL, 4, None, False),
 }
 

@@ -11,7 +11,7 @@ from corruptkit_train.models import DiTConfig, Model, UNetConfig, build_model, c
 from pydantic import TypeAdapter, ValidationError
 
 import corruptkit as ck
-from tests.train.networks import DIT, KINDS, PIXEL, SHAPE, UNET, build_kind, draw_some
+from tests.train.networks import DIT, KINDS, PIXEL, SHAPE, UNET, WIDTH, build_kind, draw_some
 
 torch.set_num_threads(1)
 
@@ -21,7 +21,7 @@ def make_conditions(kind: str) -> tuple[Condition, Condition]:
     _, classes, _, tokens = KINDS[kind]
     if classes is not None:
         return Condition(ids=torch.tensor([0, 2, 3])), Condition(ids=torch.tensor([classes]))
-    shape = (5, 12) if tokens else (12,)
+    shape = (5, WIDTH) if tokens else (WIDTH,)
     # The empty caption has fewer tokens: its mask must come along.
     mask = torch.tensor([[True] * 5, [True] * 4 + [False], [True] * 3 + [False] * 2]) if tokens else None
     null_mask = torch.tensor([[True, True, False, False, False]]) if tokens else None

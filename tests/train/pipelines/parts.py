@@ -1,30 +1,21 @@
-"""Parts that pipelines are made of: a small BERT with its tokenizer, and a network that knows the right answer."""
+"""Parts that pipelines are made of: a small text encoder, and a network that knows the right answer."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from corruptkit_train.pipelines import TextParts
+from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from transformers import BertConfig, BertModel, BertTokenizer
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "green", "frog", "boat", "on", "the", "sea"]
 MEAN, STD = 0.3, 0.2
 
 
-def make_text(mode: Any, *, normalize: bool = True) -> TextParts:
-    """A BERT of width 12 with weights of its own, and at most 6 tokens."""
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        encoder = BertModel(config)
-        for weight in encoder.parameters():
-            torch.nn.init.normal_(weight, std=0.3)
-    return TextParts(BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)}), encoder.eval(), mode, 6, normalize)
+def load_tiny(folder: Path, output: Any) -> Encoder:
+    """The encoder of conftest.py, of at most 6 tokens."""
+    return load_encoder(TextEncoder(name=str(folder), output=output, max_tokens=6))
 
 
 class Oracle(ModelMixin, ConfigMixin):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from diffusers import (
 
 import corruptkit as ck
 from tests.train.networks import DIT, KINDS, build_kind, wake_weights
-from tests.train.pipelines.parts import make_text
+from tests.train.pipelines.parts import load_tiny
 
 torch.set_num_threads(1)
 NAMES = ["cat", "dog", "boat, ship", "mer"]
@@ -42,7 +43,7 @@ for folder in sorted(root.iterdir()):
     pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     for name in ("first", "again"):
         pipeline.set_progress_bar_config(disable=True)
-        told = {"prompt": ["a red frog", ""]} if pipeline.classes is None else {"class_labels": ["boat, ship", 0]}
+        told = {"prompt": ["red apple", ""]} if pipeline.classes is None else {"class_labels": ["boat, ship", 0]}
         out[f"{folder.name} {name}"] = pipeline(**told, seeds=[1, 2], num_inference_steps=3, output_type="np").images
         if name == "first":
             again = Path(sys.argv[2]) / folder.name
@@ -59,23 +60,24 @@ def list_names(folder: Path) -> list[str]:
 
 def save_kind(kind: str, folder: Path, **more: Any) -> None:
     settings = Settings("flow", guidance_scale=1.5, info={"variant_id": "abc", "images": 1000})
-    condition = NAMES if KINDS[kind][1] else make_text("tokens" if KINDS[kind][3] else "pooled")
+    condition = None if KINDS[kind][1] is None else NAMES
     parts = {"scheduler": FlowMatchEulerDiscreteScheduler(), "settings": settings, "condition": condition}
     save_pipeline(build_kind(kind), folder, **parts | more)
 
 
 def make_images(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
-    told = {"prompt": ["a red frog", ""]} if pipeline.classes is None else {"class_labels": ["boat, ship", 0]}
+    told = {"prompt": ["red apple", ""]} if pipeline.classes is None else {"class_labels": ["boat, ship", 0]}
     return pipeline(**told, seeds=[1, 2], num_inference_steps=3, output_type="np").images
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     """A folder of every kind, one with an autoencoder too."""
     root = tmp_path_factory.mktemp("saved")
-    for kind in KINDS:
-        save_kind(kind, root / kind)
+    for kind, (_, classes, _, tokens) in KINDS.items():
+        text = {} if classes else {"condition": load_tiny(tiny, "tokens" if tokens else "pooled")}
+        save_kind(kind, root / kind, **text)
     blocks: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     autoencoder = AutoencoderKL(**blocks, block_out_channels=(8, 8), norm_num_groups=4, latent_channels=3)
     save_kind("dit-class", root / "dit-latent", autoencoder=wake_weights(autoencoder))
@@ -190,16 +192,17 @@ def test_a_killed_saving_is_swept_by_the_next(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "condition", "message"),
     [
-        ("dit-class", lambda: ["cat"], "pipeline: 1 class names, expected 4 class names; give what the network was built for"),
-        ("dit-text", lambda: ["cat"], "pipeline: 1 class names, expected how text is encoded; give what the network was built for"),
-        ("dit-text", lambda: None, "pipeline: no condition, expected how text is encoded; give what the network was built for"),
-        ("dit-class", lambda: make_text("pooled"), "pipeline: an encoder of width 12, expected class names; give what the network was"),
+        ("dit-class", lambda _: ["cat"], "1 class names, expected 4 class names"),
+        ("dit-text", lambda _: ["cat"], "1 class names, expected a text encoder"),
+        ("dit-text", lambda _: None, "no condition, expected a text encoder"),
+        ("dit-class", lambda tiny: load_tiny(tiny, "pooled"), "an encoder of width 32, expected class names"),
+        ("dit-text", lambda tiny: replace(load_tiny(tiny, "pooled"), width=31), "an encoder of width 31, expected text states of width 32"),
     ],
-)  # fmt: skip
-def test_parts_that_do_not_fit_are_refused(kind: str, condition: Callable[[], Any], message: str, tmp_path: Path) -> None:
+)
+def test_parts_that_do_not_fit_are_refused(kind: str, condition: Callable[[Path], Any], message: str, tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(ck.CatalogError) as caught:
-        save_kind(kind, tmp_path / "model", condition=condition())
-    assert str(caught.value).startswith(message)
+        save_kind(kind, tmp_path / "model", condition=condition(tiny))
+    assert str(caught.value) == f"pipeline: {message}; give what the network was built for"
     assert not list(tmp_path.iterdir())
 
 

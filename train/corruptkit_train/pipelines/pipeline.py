@@ -149,18 +149,21 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
             raise ValueError(f"found {name} with {config.variance_type} variance, expected 'fixed_small'; this network learnt none")
 
     def encode_prompts(self, prompts: Sequence[str]) -> Told:
-        """(B, d) means over each prompt's tokens, or (B, T, d) states with their (B, T) mask, as `text` in the config says."""
+        """(B, d) means over each prompt's tokens, of norm 1, or (B, T, d) states and their (B, T) mask, as in training."""
         text = self.config.text
-        pooled = text["mode"] == "pooled"
-        padding = "longest" if pooled else "max_length"
-        tokens = self.tokenizer(list(prompts), padding=padding, truncation=True, max_length=text["length"], return_tensors="pt")
-        tokens = tokens.to(self.text_encoder.device)
-        hidden = self.text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state  # (B, T, d)
+        pooled, longest = text["output"] == "pooled", text["max_tokens"]
+        found = self.tokenizer(list(prompts), truncation=True, max_length=longest)["input_ids"]
+        # Where nothing marks a caption's begin and end, the empty one has no token: one of padding stands for it.
+        found = [tokens or [self.tokenizer.pad_token_id] for tokens in found]
+        length = max(map(len, found)) if pooled else longest
+        ids = torch.tensor([tokens + [self.tokenizer.pad_token_id] * (length - len(tokens)) for tokens in found])
+        mask = torch.tensor([[1] * len(tokens) + [0] * (length - len(tokens)) for tokens in found])
+        ids, mask = ids.to(self._execution_device), mask.to(self._execution_device)
+        hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, d)
         if not pooled:
-            return hidden, tokens.attention_mask.bool() if text["masked"] else None
-        mask = tokens.attention_mask.unsqueeze(2).to(hidden.dtype)
-        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return (torch.nn.functional.normalize(mean, dim=1) if text["normalize"] else mean), None
+            return hidden, mask.bool() if text["masked"] else None
+        weights = mask.unsqueeze(2).to(hidden.dtype)
+        return torch.nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=1), None
 
     def find_ids(self, labels: Sequence[int | str]) -> list[int]:
         """Class ids of ids or names; K itself is the null condition."""

@@ -12,23 +12,12 @@ from typing import Any, Literal
 import corruptkit as ck
 from diffusers import SchedulerMixin
 from diffusers.models.modeling_utils import ModelMixin
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from corruptkit_train.encoders import Encoder
 from corruptkit_train.models.convert import to_stock
 from corruptkit_train.models.dit import DiT
 from corruptkit_train.models.unet import UNet
 from corruptkit_train.pipelines.pipeline import ConditionalPipeline
-
-
-@dataclass(frozen=True)
-class TextParts:
-    """How prompts become states: the same encoder, length and mode as in training."""
-
-    tokenizer: PreTrainedTokenizerBase
-    encoder: PreTrainedModel
-    mode: Literal["pooled", "tokens"]  # masked mean over tokens, or all tokens padded to `length`
-    length: int  # tokens at most
-    normalize: bool = True  # pooled states to length 1
 
 
 @dataclass(frozen=True)
@@ -48,22 +37,22 @@ def make_pipeline(
     *,
     scheduler: SchedulerMixin,
     settings: Settings,
-    condition: Sequence[str] | TextParts | None,
+    condition: Sequence[str] | Encoder | None,
     autoencoder: ModelMixin | None = None,
 ) -> ConditionalPipeline:
-    """The pipeline of a network as it is: `condition` is the classes' names (None: they have none) or how text is encoded."""
+    """The pipeline of a network as it is: `condition` is the classes' names (None: they have none) or the text encoder of training."""
     _check_parts(denoiser, condition)
-    text = condition if isinstance(condition, TextParts) else None
+    text = condition if isinstance(condition, Encoder) else None
     pipeline = ConditionalPipeline(
         scheduler=scheduler,
         transformer=denoiser if isinstance(denoiser, DiT) else None,
         unet=denoiser.unet if isinstance(denoiser, UNet) else None,
         class_embedder=denoiser.class_embedder if isinstance(denoiser, UNet) else None,
         tokenizer=None if text is None else text.tokenizer,
-        text_encoder=None if text is None else text.encoder,
+        text_encoder=None if text is None else text.model,
         vae=autoencoder,
         objective=settings.objective,
-        id2label=None if condition is None or isinstance(condition, TextParts) else dict(enumerate(condition)),
+        id2label=None if condition is None or isinstance(condition, Encoder) else dict(enumerate(condition)),
         text=None if text is None else _describe_text(text, denoiser),
         guidance_scale=settings.guidance_scale,
         num_inference_steps=settings.steps,
@@ -84,7 +73,7 @@ def save_pipeline(
     *,
     scheduler: SchedulerMixin,
     settings: Settings,
-    condition: Sequence[str] | TextParts | None,
+    condition: Sequence[str] | Encoder | None,
     autoencoder: ModelMixin | None = None,
     replace: bool = False,
 ) -> None:
@@ -124,20 +113,23 @@ def publish_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _describe_text(text: TextParts, denoiser: DiT | UNet) -> dict[str, Any]:
+def _describe_text(encoder: Encoder, denoiser: DiT | UNet) -> dict[str, Any]:
+    """How the pipeline makes of a prompt what the encoder made of a caption."""
     masked = isinstance(denoiser, UNet) and denoiser.mask_padding
-    return {"mode": text.mode, "length": text.length, "normalize": text.normalize, "masked": masked}
+    return {"output": encoder.config.output, "max_tokens": encoder.config.max_tokens, "masked": masked, "digest": encoder.digest}
 
 
-def _check_parts(denoiser: DiT | UNet, condition: Sequence[str] | TextParts | None) -> None:
+def _check_parts(denoiser: DiT | UNet, condition: Sequence[str] | Encoder | None) -> None:
     """Refuse names for a model of text, an encoder for a model of classes, and either of another size."""
     classes, width = denoiser.classes, denoiser.width
-    if isinstance(condition, TextParts):
-        size = condition.encoder.config.hidden_size
-        if classes is not None or size != width:
-            expected = f"text states of width {width}" if classes is None else "class names"
-            raise ck.CatalogError(ck.Problem("pipeline", f"an encoder of width {size}", expected, "give what the network was built for"))
+    if isinstance(condition, Encoder):
+        if classes is not None or condition.width != width:
+            found, expected = (
+                f"an encoder of width {condition.width}",
+                f"text states of width {width}" if classes is None else "class names",
+            )
+            raise ck.CatalogError(ck.Problem("pipeline", found, expected, "give what the network was built for"))
     elif classes is None or (condition is not None and len(condition) != classes):
-        expected = "how text is encoded" if classes is None else f"{classes} class names"
+        expected = "a text encoder" if classes is None else f"{classes} class names"
         found = "no condition" if condition is None else f"{len(condition)} class names"
         raise ck.CatalogError(ck.Problem("pipeline", found, expected, "give what the network was built for"))
