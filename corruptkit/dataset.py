@@ -81,7 +81,10 @@ class Dataset:
     def with_recipe(self, recipe: Recipe, *, epoch: int | None = None) -> Dataset:
         """The variant that a recipe makes, in memory; with an epoch, drawn anew for it."""
         plan = make_plan(recipe if epoch is None else recipe.in_epoch(epoch), self.index())
-        return replace(self.with_edits(plan.edits), manifest=None, null_label=self.null_label or drops_labels(recipe.identity()))
+        null_label = self.null_label or drops_labels(recipe.identity())
+        # Where a label of K is none, the largest label tells K no longer: it is the source's, as a manifest would state it.
+        classes = self.index().meta.classes if null_label else self.classes
+        return replace(self.with_edits(plan.edits), manifest=None, null_label=null_label, classes=classes)
 
     def with_edits(self, edits: pa.Table, where: str = "plan") -> Dataset:
         """The variant that a plan's edits make of this data set as it reads now."""

@@ -22,7 +22,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from corruptkit.corruptions import Flip, Swap
+from corruptkit.corruptions import Drop, Flip, Swap
 from corruptkit.dataset import Dataset, worker_share
 from corruptkit.errors import CorruptkitError, DatasetError, IntegrityError
 from corruptkit.manifest import checksum_line
@@ -404,6 +404,20 @@ def test_epoch_is_drawn_anew_and_always_the_same(made: Made, epoch: int) -> None
     check_rows(found.rows(), edit_rows(ROWS, plan))
     assert plan.variant_id != made.plan.variant_id
     assert list(found.rows()) == list(made.open("source").with_recipe(RECIPE, epoch=epoch).rows()) != list(source.rows())
+
+
+def test_dropped_labels_in_memory_leave_the_number_of_classes(tmp_path: Path) -> None:
+    source = open_dataset(write_shards(tmp_path / "src", make_rows(40)))
+    recipe = Recipe(seed=0, chain=[Drop(ratio="0.3", mode="label")])
+    dropped = source.with_recipe(recipe)
+    plan = make_plan(recipe, source.index())
+    write_variant(source, plan, tmp_path / "v")
+    opened = open_dataset(tmp_path / "v")
+    assert [found.index().meta.classes for found in (source, dropped, opened)] == [10, 10, 10]
+    assert dropped.index().numbers("label").max() == 10
+    more = Recipe(seed=1, chain=[Flip(ratio="1")])
+    plans = [make_plan(more, found.index()) for found in (dropped, opened)]
+    assert plans[0].variant_id == plans[1].variant_id
 
 
 @pytest.mark.parametrize("name", ["written", "overlay"])

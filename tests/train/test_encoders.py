@@ -130,7 +130,7 @@ def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     refusal(ck.DatasetError, name="models/that/are/nowhere")
 
 
-@pytest.mark.parametrize("offline", ["", "1"])
+@pytest.mark.parametrize("offline", [pytest.param("", marks=pytest.mark.slow), "1"])  # the Hub is tried five times
 def test_a_repository_that_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     monkeypatch.setenv("HF_HOME", str(tmp_path))

@@ -70,14 +70,18 @@ class Encoder:
         """The name of its states' cache."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one caption's states: (D,) or (T, D)."""
+        return (self.width,) if self.config.output == "pooled" else (self.config.max_tokens, self.width)
+
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """float32 states (N, D), or (N, T, D) with the (N, T) bool mask of their tokens; on one thread, in batches of one shape."""
-        longest = self.config.max_tokens
+        longest, pooled = self.config.max_tokens, self.config.output == "pooled"
         found = self.tokenizer(list(captions), truncation=True, max_length=longest)["input_ids"] if captions else []
         found = [tokens or [self.tokenizer.pad_token_id] for tokens in found]  # an empty caption where nothing marks begin and end
-        pooled = self.config.output == "pooled"
-        shape = (len(captions), self.width) if pooled else (len(captions), longest, self.width)
-        states, mask = torch.zeros(shape), None if pooled else torch.zeros(shape[:2], dtype=torch.bool)
+        states = torch.zeros(len(captions), *self.shape)
+        mask = None if pooled else torch.zeros(states.shape[:2], dtype=torch.bool)
         with torch.inference_mode(), _one_thread():
             for length, rows in _group_lengths([len(tokens) for tokens in found], longest, pooled=pooled):
                 hidden, held = self._run([found[row] for row in rows], length)
