@@ -111,9 +111,9 @@ def _run(parser: argparse.ArgumentParser, load_commands: Callable[[], Commands],
         parser.print_help()
         return 0
     outcome = load_commands()[args.command](args)
-    if args.json:
+    if args.json and (outcome.lines or outcome.data):
         print(json.dumps({"command": args.command, "variants": [], "problems": []} | outcome.data))
-    else:
+    elif outcome.lines:
         print("\n".join(map(escape_text, outcome.lines)))
     sys.stdout.flush()
     return outcome.status

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from corruptkit_train.draws import draw_normal
 from corruptkit_train.models import DiTConfig, PixelUNetConfig, UNetConfig, build_model
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from corruptkit_train.averages import Average, copy_weights
 from torch import nn
+
+from corruptkit_train.averages import Average, copy_weights
 
 
 def steps(average: Average, module: nn.Linear, values: list[float]) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from corruptkit_train import caption_cache
-from corruptkit_train.caption_cache import CacheWarning, CaptionTable, embed_captions
-from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import corruptkit as ck
+from corruptkit_train import caption_cache
+from corruptkit_train.caption_cache import CacheWarning, CaptionTable, embed_captions
+from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 
 CAPTIONS = [f"a photo of thing {i % 40}" for i in range(100)]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from corruptkit_train import checkpoint as module
-from corruptkit_train.checkpoint import drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
 from torch import nn
 
 import corruptkit as ck
+from corruptkit_train import checkpoint as module
+from corruptkit_train.checkpoint import drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
 
 
 def parts(value: float, size: int = 4) -> dict[str, dict[str, torch.Tensor]]:

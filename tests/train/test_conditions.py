@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+import corruptkit as ck
 from corruptkit_train import conditions as module
 from corruptkit_train.caption_cache import embed_captions
 from corruptkit_train.conditions import (
@@ -27,9 +30,6 @@ from corruptkit_train.conditions import (
 )
 from corruptkit_train.encoders import TextEncoder, load_encoder
 from corruptkit_train.perturbation import Cep, EmbeddingDropout, LabelSmoothing
-from torch import Tensor
-
-import corruptkit as ck
 from tests.corruptkit.shards import Row, make_rows, write_shards
 from tests.train.test_caption_cache import Counted
 

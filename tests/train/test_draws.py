@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from corruptkit_train.draws import PURPOSES, draw_normal, draw_uniform, draw_words, mix_counter
 
 # The authors' known answers (Random123, kat_vectors, philox4x32 with 10 rounds): counter, key, result.

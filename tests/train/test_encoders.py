@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from corruptkit_train import encoders
-from corruptkit_train.encoders import BATCH, Encoder, TextEncoder, load_encoder
 from torch.nn.functional import normalize
 
 import corruptkit as ck
+from corruptkit_train import encoders
+from corruptkit_train.encoders import BATCH, Encoder, TextEncoder, load_encoder
 from tests.train.conftest import save_encoder
 
 CAPTIONS = ["", *(f"a photo of thing {i % 37}" + " red" * (i % 23) for i in range(BATCH + 9))]

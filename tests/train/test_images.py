@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corruptkit_train.images import ImageConfig, Order, Pictures, Share, decode_image, read_batches
 from PIL import Image
 
 import corruptkit as ck
+from corruptkit_train.images import ImageConfig, Order, Pictures, Share, decode_image, read_batches
 from tests.corruptkit.shards import Row, write_shards
 
 

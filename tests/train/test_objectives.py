@@ -6,6 +6,9 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from pydantic import ValidationError
+
 from corruptkit_train.draws import draw_normal
 from corruptkit_train.objectives import (
     STEPS,
@@ -19,8 +22,6 @@ from corruptkit_train.objectives import (
     draw_times,
     variational_bound,
 )
-from diffusers import DDPMScheduler
-from pydantic import ValidationError
 
 IMAGES = torch.arange(6)
 CLEAN = draw_normal(1, "start", IMAGES, (3, 4, 4)).clamp(-1, 1)

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+import corruptkit as ck
 from corruptkit_train.perturbation import (
     Cep,
     EmbeddingDropout,
@@ -18,10 +22,6 @@ from corruptkit_train.perturbation import (
     perturb_noise,
     refuse_smoothing,
 )
-from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
-
-import corruptkit as ck
 
 COUNT, WIDTH, TOKENS = 2048, 64, 4
 UNIFORM, GAUSSIAN = Cep(), Cep(distribution="gaussian")

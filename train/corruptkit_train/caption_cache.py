@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-import corruptkit as ck
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -25,6 +24,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+import corruptkit as ck
 
 Watch = Callable[[int, int], None]  # captions that are encoded, of how many
 _VERSION = "captions 1"

@@ -18,12 +18,13 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-import corruptkit as ck
 import torch
-from corruptkit.files import explain_disk
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+import corruptkit as ck
+from corruptkit.files import explain_disk
 
 FOLDER = "checkpoints"
 _PARTS = ("weights", "average", "optimiser")
@@ -98,11 +99,10 @@ def drop_checkpoints(out: Path, keep: int, keep_every: int) -> None:
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """An optimiser's state by parameter: `NAME:exp_avg`, `NAME:step` ..."""
-    names = {weight: name for name, weight in module.named_parameters()}
     return {
-        f"{names[weight]}:{field}": torch.as_tensor(value).detach()
-        for weight, fields in optimiser.state.items()
-        for field, value in fields.items()
+        f"{name}:{field}": torch.as_tensor(value).detach()
+        for name, weight in module.named_parameters()
+        for field, value in optimiser.state[weight].items()
     }
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-import corruptkit as ck
 import numpy as np
 import torch
 from torch import Tensor, where
 
+import corruptkit as ck
 from corruptkit_train.caption_cache import CaptionTable, Encodes, Watch, embed_captions
 from corruptkit_train.draws import draw_uniform
 from corruptkit_train.encoders import TextEncoder, load_encoder

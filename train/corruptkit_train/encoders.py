@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import corruptkit as ck
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import normalize
+
+import corruptkit as ck
 
 # Every batch has as many rows, so that matrix products have one shape and a caption's states are the same bits in each of them.
 BATCH = 32

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import corruptkit as ck
 import numpy as np
 import torch
 from PIL import Image
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+import corruptkit as ck
 from corruptkit_train.draws import draw_uniform, draw_words
 
 _MOST_BAD = 1000  # undecodable images one after another: this is no set of images
@@ -84,7 +84,7 @@ class Order:
         """(B,) int64 rows for (B,) int64 image numbers."""
         epochs = numbers // self.rows
         rows = torch.empty_like(numbers)
-        for epoch in epochs.unique().tolist():
+        for epoch in set(epochs.tolist()):
             here = epochs == epoch
             rows[here] = self._permutation(epoch)[numbers[here] % self.rows]
         return rows

@@ -140,9 +140,8 @@ def variational_bound(schedule: Schedule, prediction: Tensor, noisy: Noisy, clea
 
 def _pixel_surprise(clean: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """-log of a normal law's mass in the cell of 2/255 around each value; those at -1 and 1 are open (Ho et al. 2020, eq. 13)."""
-    normal = torch.distributions.Normal(0.0, 1.0)
-    upper = normal.cdf((clean - mean + 1 / 255) * torch.exp(-log_std))
-    lower = normal.cdf((clean - mean - 1 / 255) * torch.exp(-log_std))
+    upper = torch.special.ndtr((clean - mean + 1 / 255) * torch.exp(-log_std))
+    lower = torch.special.ndtr((clean - mean - 1 / 255) * torch.exp(-log_std))
     mass = torch.where(clean > 0.999, 1 - lower, torch.where(clean < -0.999, upper, upper - lower))
     return -mass.clamp(min=1e-12).log()
 
@@ -152,7 +151,8 @@ def alphas_cumprod(schedule: Schedule) -> Tensor:
     """(1000,) float32: alpha_bar of Ho et al. 2020, as diffusers' schedulers have it."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(STEPS, schedule.beta_start, schedule.beta_end, schedule.name).alphas_cumprod
+    found: Tensor = DDPMScheduler(STEPS, schedule.beta_start, schedule.beta_end, schedule.name).alphas_cumprod
+    return found
 
 
 @lru_cache

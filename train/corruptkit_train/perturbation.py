@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, assert_never
 
-import corruptkit as ck
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, where
 from torch.linalg import vector_norm
 
+import corruptkit as ck
 from corruptkit_train.draws import draw_normal, draw_uniform
 
 Gamma = Annotated[float, Field(ge=0, allow_inf_nan=False)]

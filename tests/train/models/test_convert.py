@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from corruptkit_train.models import DiTConfig, build_model
-from corruptkit_train.models.convert import from_stock, to_stock
-from corruptkit_train.models.dit import DiT
 from diffusers import DiTTransformer2DModel
 
 import corruptkit as ck
+from corruptkit_train.models import DiTConfig, build_model
+from corruptkit_train.models.convert import from_stock, to_stock
+from corruptkit_train.models.dit import DiT
 from tests.train.networks import draw_some, wake_weights
 
 torch.set_num_threads(1)

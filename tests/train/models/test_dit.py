@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from corruptkit_train.conditions import Condition
 from corruptkit_train.models import DiTConfig, build_model
 from corruptkit_train.models.dit import DiT
-
 from tests.train.networks import draw_some, wake_weights
 
 torch.set_num_threads(1)

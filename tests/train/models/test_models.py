@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from corruptkit_train.conditions import Condition
-from corruptkit_train.models import DiTConfig, Model, UNetConfig, build_model, check_ids
 from pydantic import TypeAdapter, ValidationError
 
 import corruptkit as ck
+from corruptkit_train.conditions import Condition
+from corruptkit_train.models import DiTConfig, Model, UNetConfig, build_model, check_ids
 from tests.train.networks import DIT, KINDS, PIXEL, SHAPE, UNET, WIDTH, build_kind, draw_some
 
 torch.set_num_threads(1)

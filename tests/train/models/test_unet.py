@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from corruptkit_train.conditions import Condition
 from corruptkit_train.models import PixelUNetConfig, UNetConfig, build_model
 from corruptkit_train.models.class_embedder import ClassEmbedder
 from corruptkit_train.models.unet import UNet
-
 from tests.train.networks import draw_some, wake_weights
 
 torch.set_num_threads(1)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+
+from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 
 MEAN, STD = 0.3, 0.2
 

@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corruptkit_train.conditions import Condition
-from corruptkit_train.models import build_model
-from corruptkit_train.pipelines import ConditionalPipeline, Settings, make_pipeline, round_pixels
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
@@ -22,6 +19,9 @@ from diffusers import (
     VQModel,
 )
 
+from corruptkit_train.conditions import Condition
+from corruptkit_train.models import build_model
+from corruptkit_train.pipelines import ConditionalPipeline, Settings, make_pipeline, round_pixels
 from tests.train.conftest import save_encoder
 from tests.train.networks import DIT, KINDS, build_kind, draw_some, wake_weights
 from tests.train.pipelines.parts import MEAN, STD, Oracle, load_tiny

@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corruptkit_train.models import build_model
-from corruptkit_train.models.dit import DiT
-from corruptkit_train.pipelines import ConditionalPipeline, Settings, export_stock, make_pipeline, save_pipeline
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -26,6 +23,9 @@ from diffusers import (
 )
 
 import corruptkit as ck
+from corruptkit_train.models import build_model
+from corruptkit_train.models.dit import DiT
+from corruptkit_train.pipelines import ConditionalPipeline, Settings, export_stock, make_pipeline, save_pipeline
 from tests.train.networks import DIT, KINDS, build_kind, wake_weights
 from tests.train.pipelines.parts import load_tiny
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-import corruptkit as ck
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+import corruptkit as ck
 
 if TYPE_CHECKING:
     from torch import Tensor

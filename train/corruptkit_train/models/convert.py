@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import corruptkit as ck
 import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
+import corruptkit as ck
 from corruptkit_train.models.dit import DiT
 
 # Our name -> theirs; weight and bias go together.

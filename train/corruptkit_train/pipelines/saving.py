@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import corruptkit as ck
 from diffusers import SchedulerMixin
 from diffusers.models.modeling_utils import ModelMixin
 
+import corruptkit as ck
 from corruptkit_train.encoders import Encoder
 from corruptkit_train.models.convert import to_stock
 from corruptkit_train.models.dit import DiT

@@ -1,0 +1,73 @@
+"""The command line of the training backend: each command is one library call."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from corruptkit.terminal import Commands, Parser, add_command, run_program, whole_number
+
+_EXAMPLES = """examples:
+  corruptkit-train run laptop-openmoji-text --data openmoji-swap-0.05-s0 --out runs/swap-0.05
+  corruptkit-train run my-run.toml --data imagenet-flip-0.05-s0 --out runs/flip --set optimiser.rate=0.0002
+  corruptkit-train sample runs/swap-0.05 --count 64 --scale 1,1.5,2 --out samples
+  accelerate launch -m corruptkit_train run my-run.toml --data imagenet-flip-0.05-s0 --out runs/flip
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    parser = Parser(
+        prog="corruptkit-train",
+        description="Train, sample and measure diffusion models on corrupted variants.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    _add_run(commands)
+    _add_sample(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = add_command(commands, "run", "train a model, or go on training it")
+    parser.add_argument("config", metavar="RUN.toml", help="a run in TOML, the config of an earlier run (its run.json), or a preset")
+    parser.add_argument("--data", metavar="PATH", required=True, help="a variant, or a source for a clean run")
+    parser.add_argument("--source", metavar="PATH", help="where the source of an overlay lies, if not where it was")
+    parser.add_argument("--out", metavar="DIR", required=True, help="the run's folder; one that holds this run is resumed")
+    parser.add_argument("--images", type=whole_number, metavar="N", help="images to have trained on in all (default: the run's)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the run; can be given often")
+
+
+def _add_sample(commands: Any) -> None:
+    parser = add_command(commands, "sample", "sample a trained model: images with a manifest that names the checkpoint")
+    parser.add_argument("run", metavar="DIR", help="the run's folder")
+    parser.add_argument("--count", type=whole_number, metavar="N", required=True, help="images for each scale")
+    parser.add_argument("--scale", metavar="S", help="guidance scale, 1 for none; several with commas (default: the run's)")
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new folder; an unfinished one of the same request is finished")
+    parser.add_argument("--seed", type=whole_number, metavar="S", default=0, help="of the starts: image i is the same for any count")
+    parser.add_argument("--prompts", metavar="FILE", help="captions, one a line, taken in turn (text models)")
+    parser.add_argument("--labels", metavar="LIST", help="classes, with commas, taken in turn (default: all classes)")
+    parser.add_argument("--checkpoint", type=whole_number, metavar="IMAGES", help="images seen at the checkpoint (default: the newest)")
+    parser.add_argument("--weights", choices=("average", "raw"), default="average", help="the moving average (default) or the weights")
+    parser.add_argument("--batch", type=whole_number, metavar="N", default=64, help="images at a time (default 64): it changes no image")
+    parser.add_argument(
+        "--format", choices=("tar", "npz"), default="tar", help="PNGs in tars (default), or one array as evaluators read it"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A=B", help="change a field of the sampler: steps, name, interval ..."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0 done, 1 the answer is no, 2 a user's error, 130 interrupted."""
+    return run_program(build_parser(), _load_commands, argv)
+
+
+def _load_commands() -> Commands:
+    from corruptkit_train.commands import COMMANDS
+
+    return COMMANDS

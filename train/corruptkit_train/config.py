@@ -1,0 +1,211 @@
+"""The configuration of a run: frozen models read from TOML, changed by `--set a.b=c`, resolved, saved and hashed.
+
+What a run *is* stands in every table but `machine`: it gives the identity, and a run is resumed under the same identity only.
+`machine` says how it is carried out (workers, micro-batches, what is written when) and may change from start to start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import corruptkit as ck
+from corruptkit.errors import nearest_word, validation_problems
+from corruptkit_train.encoders import TextEncoder
+from corruptkit_train.images import ImageConfig
+from corruptkit_train.models import Model
+from corruptkit_train.objectives import Noise, Objective
+from corruptkit_train.perturbation import Perturbation
+from corruptkit_train.sampling import SamplerConfig
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ConditionConfig(_Part):
+    """What the network is told: the class, or the caption in the states of a frozen text encoder."""
+
+    kind: Literal["class", "text"]
+    dropout: Share = 0.1  # rows whose condition is the null one, for guidance (paper.md 10: the rate is not stated; 0.1 is usual)
+    encoder: TextEncoder = TextEncoder()  # for text alone
+    each_epoch: str = ""  # a recipe file: conditions corrupted anew in every epoch ("random data corruption", paper Table 7)
+
+
+class OptimiserConfig(_Part):
+    """AdamW (Loshchilov & Hutter 2019), constant rate after a linear warm-up."""
+
+    rate: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    decay: Annotated[float, Field(ge=0)] = 0.0
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    clip: Annotated[float, Field(gt=0)] | None = 1.0  # of the gradient's norm
+    warmup: Annotated[int, Field(ge=0)] = 0  # images
+    batch: Positive = 128  # images of a step, over all processes
+
+
+class AverageConfig(_Part):
+    """The moving average that is sampled and saved as the model."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # kept at each step
+    warmup: bool = True  # min(decay, (1 + n) / (10 + n)) at the n-th step
+
+
+class MachineConfig(_Part):
+    """How a run is carried out; it changes no draw, and results by rounding only."""
+
+    micro_batch: Positive | None = None  # images of a forward pass on each process; default: batch / processes
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that read and decode, beside each that trains
+    hold: Annotated[int, Field(ge=0)] = 1 << 30  # bytes of decoded images that may be held in memory (centre crops only)
+    compile: bool = False
+    report: Positive = 50  # steps between two lines of the log
+    sample: Annotated[int, Field(ge=0)] = 0  # images between two grids; 0: one at the end
+    save: Annotated[int, Field(ge=0)] = 0  # images between two checkpoints; 0: one at the end
+    keep: Positive = 2  # newest checkpoints that stay
+    keep_every: Annotated[int, Field(ge=0)] = 0  # checkpoints at multiples of so many images stay as well
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+
+class RunConfig(_Part):
+    """A run: everything but the data, which `--data` names."""
+
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    images: Positive  # to train on in all; a run may go on to more
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 weights
+    data: ImageConfig
+    condition: ConditionConfig
+    perturbation: tuple[Perturbation, ...] = ()
+    model: Model
+    objective: Objective = Noise()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    average: AverageConfig = AverageConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    machine: MachineConfig = MachineConfig()
+
+    @model_validator(mode="after")
+    def _agree(self) -> RunConfig:
+        learned = getattr(self.model, "learned_variance", False)
+        if learned != getattr(self.objective, "learned_variance", False):
+            raise ValueError("found learned_variance in one of model and objective, expected it in both or in none")
+        if self.images % self.optimiser.batch:
+            raise ValueError(f"found images = {self.images}, expected a multiple of optimiser.batch = {self.optimiser.batch}")
+        if self.optimiser.batch % (self.machine.micro_batch or 1):
+            found = f"found machine.micro_batch = {self.machine.micro_batch}"
+            raise ValueError(f"{found}, expected a divisor of optimiser.batch = {self.optimiser.batch}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What a run is, apart from how far it goes and how it is carried out."""
+        return self.model_dump(mode="json", exclude={"machine", "images"})
+
+    def digest(self) -> str:
+        """SHA-256 of the identity as canonical JSON."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a run from a TOML file, from the run.json of an earlier run, or a preset by its name; `changes` are `a.b=value`.
+
+    Raises CatalogError with every problem.
+    """
+    file, table = _read_table(str(path))
+    for change in changes:
+        _change_table(table, change)
+    return parse_config(table, file)
+
+
+def parse_config(table: Mapping[str, Any], file: str) -> RunConfig:
+    """A run from plain values."""
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as error:
+        raise ck.CatalogError(*validation_problems(error, file, _field_words(RunConfig))) from None
+
+
+def change_sampler(config: RunConfig, changes: Sequence[str]) -> SamplerConfig:
+    """A run's sampler with some fields changed: `steps=20`."""
+    table = config.model_dump(mode="json")
+    for change in changes:
+        _change_table(table["sampler"], change)
+    return parse_config(table, "--set").sampler
+
+
+def presets() -> dict[str, Path]:
+    """The runs that ship, by name."""
+    here = Path(str(files("corruptkit_train"))) / "_runs"
+    folder = here if here.is_dir() else Path(__file__).parents[1] / "runs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _read_table(name: str) -> tuple[str, dict[str, Any]]:
+    path = Path(name)
+    if not path.exists() and "/" not in name and not name.endswith(".toml"):
+        if name not in presets():
+            raise ck.CatalogError(ck.Problem(name, "no such preset", do=nearest_word(name, presets())))
+        path = presets()[name]
+    try:
+        text = path.read_text(encoding="utf-8")
+        return str(path), json.loads(text)["config"] if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ck.CatalogError(ck.Problem(str(path), f"cannot be read: {error.strerror}", do="name a run file or a preset")) from None
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ck.CatalogError(ck.Problem(str(path), f"not a run in TOML, nor a run.json: {error}", do="mend the file")) from None
+
+
+def _change_table(table: dict[str, Any], change: str) -> None:
+    """Put one `a.b=value` into a table; the value is TOML, else text. Tables of a list go by number: perturbation.0.gamma=5."""
+    place, equals, text = change.partition("=")
+    names = place.strip().split(".")
+    if not equals or not all(names):
+        raise ck.CatalogError(ck.Problem("--set", f"found '{change}'", "a.b=value, such as optimiser.rate=0.0003"))
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        value = text.strip()
+    spot: Any = table
+    for name in names[:-1]:
+        spot = _step_into(spot, name, change)
+    if isinstance(spot, list):
+        spot[int(names[-1])] = value
+    else:
+        spot[names[-1]] = value
+
+
+def _step_into(spot: Any, name: str, change: str) -> Any:
+    if isinstance(spot, list) and name.isdigit() and int(name) < len(spot):
+        return spot[int(name)]
+    found = spot.setdefault(name, {}) if isinstance(spot, dict) else None
+    if not isinstance(found, dict | list):
+        raise ck.CatalogError(ck.Problem("--set", f"found '{change}', but '{name}' is no table", "a.b=value for a field b of a table a"))
+    return found
+
+
+def _field_words(model: type[BaseModel]) -> Mapping[str, Iterable[str]]:
+    """The valid fields of each table, by its name ("" is the top one), of unions by kind."""
+    words: dict[str, Iterable[str]] = {"": model.model_fields.keys()}
+    for name, field in model.model_fields.items():
+        for part in _part_models(field.annotation):
+            kind = part.model_fields.get("kind")
+            words |= {key: value for key, value in _field_words(part).items() if key}
+            words[name if kind is None or kind.default is None or len(_part_models(field.annotation)) == 1 else str(kind.default)] = (
+                part.model_fields.keys()
+            )
+    return words
+
+
+def _part_models(annotation: Any) -> list[type[BaseModel]]:
+    """Every model that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _part_models(part)]

@@ -1,0 +1,270 @@
+"""The training loop: one function that reads from top to bottom.
+
+Progress is counted in images. Nothing in it is a stream: what happens to image n is a function of (config, seed, n), so that a run
+that was stopped and resumed is the run that was not, to the bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import corruptkit as ck
+from corruptkit_train.averages import Average
+from corruptkit_train.checkpoint import drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
+from corruptkit_train.conditions import Conditions, conditions_of
+from corruptkit_train.config import RunConfig
+from corruptkit_train.images import Pictures, Share, read_batches
+from corruptkit_train.meter import Meter, count_flops, find_peak
+from corruptkit_train.step import TrainingStep
+
+Grid = Callable[[dict[str, Tensor], int], object]  # draws a grid with averaged weights after so many images
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is trained on: images by row, and conditions by row."""
+
+    pictures: Pictures
+    conditions: Conditions
+
+
+@dataclass(frozen=True)
+class Home:
+    """A run's folder, and the record of the run that goes into every checkpoint."""
+
+    out: Path
+    record: Mapping[str, Any]
+
+
+def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
+    config: RunConfig,
+    denoiser: nn.Module,
+    material: Material,
+    home: Home,
+    *,
+    images: int,
+    accelerator: Accelerator,
+    draw_grid: Grid | None = None,
+) -> dict[str, Tensor]:
+    """Train until `images` have been seen, resuming from the newest checkpoint; gives the averaged weights.
+
+    Raises IntegrityError for a loss that is no number, CatalogError where memory does not
+    suffice, KeyboardInterrupt after SIGTERM or Ctrl-C (a checkpoint is written first).
+    """
+    machine, device, world = config.machine, accelerator.device, accelerator.num_processes
+    batch, out, conditions, rows_in_all = config.optimiser.batch, home.out, material.conditions, len(material.pictures)
+    share = Share(batch, machine.micro_batch or batch // world, accelerator.process_index, world)
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+    denoiser.to(device)
+    null = conditions.null.to(device)
+    step = TrainingStep(denoiser, config, null).train()
+    optimiser = make_optimiser(config, denoiser)
+    average = Average(denoiser, config.average.decay, warmup=config.average.warmup)
+    flops = count_flops(denoiser, null, device)  # type: ignore[arg-type]
+    peak, peak_from = find_peak(device, config.precision)
+
+    # --- resume ------------------------------------------------------------------------------------------------------
+    seen = resume(out, denoiser, optimiser, average)
+    trim_log(out / "log.jsonl", seen)
+    if machine.compile:
+        denoiser.compile()
+    wrapped = accelerator.prepare_model(step)
+    turns = range(seen // batch * share.passes, images // batch * share.passes)
+    batches = read_batches(material.pictures, share, turns, seed=config.seed, workers=machine.workers, pin=device.type == "cuda")
+    meter = Meter(flops, peak * world)
+    sums = Sums()
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+    bar = tqdm(total=images, initial=seen, unit="img", disable=None if accelerator.is_main_process else True, smoothing=0.05)
+    with catch_signals() as stopped, explain_memory(config, share), bar:
+        while seen < images:
+            set_rate(optimiser, config, seen)
+            for turn in range(share.passes):
+                # Read: uint8 pixels, then [-1, 1] on the device.
+                started = time.perf_counter()
+                got = next(batches)
+                meter.wait(time.perf_counter() - started)
+                numbers, rows = got.numbers.to(device), got.rows.to(device)
+                clean = got.images.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+                condition = conditions_of(conditions, got.rows, got.numbers // rows_in_all).to(device)
+
+                # Accumulate: the sum over a step of all passes and processes is the mean over its batch.
+                last = turn == share.passes - 1
+                with nullcontext() if last else accelerator.no_sync(wrapped), autocast(config, device):
+                    losses, measures = wrapped(clean, numbers, rows, condition)
+                    # DistributedDataParallel divides by the number of processes what is here divided by a process's share.
+                    loss = losses.sum() * (world / batch)
+                accelerator.backward(loss)
+                sums.add({"loss": losses.detach().mean(), **measures})
+
+            # Update: clip, step, average.
+            norm = clip_gradient(denoiser, config.optimiser.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            average.update(denoiser)
+            sums.add({"gradient_norm": norm})
+            seen += batch
+            meter.add(batch)
+            bar.update(batch)
+
+            # Report, sample, save: each when its time has come, and at the end.
+            leaving = agree(accelerator, stopped())
+            ended = seen >= images or leaving
+            if ended or seen // batch % machine.report == 0:
+                line = {"images": seen, **sums.means(accelerator), **meter.report(), "rate": optimiser.param_groups[0]["lr"]}
+                refuse_nan(line, out, seen)
+                if accelerator.is_main_process:
+                    write_log(out / "log.jsonl", {**line, "decay": average.next_decay(), "peak": peak_from})
+                    accelerator.log(line, step=seen)
+                    bar.set_postfix(loss=f"{line['loss']:.4f}", mfu=f"{line['mfu']:.0%}")
+            if accelerator.is_main_process:
+                if draw_grid is not None and not leaving and (ended or crossed(seen, batch, machine.sample)):
+                    draw_grid(average.state(), seen)
+                if ended or crossed(seen, batch, machine.save):
+                    refuse_nan(sums.peek(), out, seen)
+                    parts = {
+                        "weights": denoiser.state_dict(),
+                        "average": average.state(),
+                        "optimiser": optimiser_tensors(optimiser, denoiser),
+                    }
+                    save_checkpoint(out, parts, {**home.record, "images": seen, "updates": average.updates})
+                    drop_checkpoints(out, machine.keep, machine.keep_every)
+            if leaving and seen < images:
+                raise KeyboardInterrupt
+    return average.state()
+
+
+def make_optimiser(config: RunConfig, denoiser: nn.Module) -> torch.optim.AdamW:
+    """AdamW over all weights in one kernel."""
+    how = config.optimiser
+    return torch.optim.AdamW(denoiser.parameters(), lr=how.rate, betas=how.betas, eps=how.epsilon, weight_decay=how.decay, fused=True)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, config: RunConfig, seen: int) -> None:
+    """The learning rate of the step that begins after `seen` images: it grows linearly over `warmup` images, then stays."""
+    how = config.optimiser
+    part = min(1.0, (seen + how.batch) / how.warmup) if how.warmup else 1.0
+    for group in optimiser.param_groups:
+        group["lr"] = how.rate * part
+
+
+def clip_gradient(denoiser: nn.Module, clip: float | None) -> Tensor:
+    """The gradient's norm before it is clipped."""
+    return nn.utils.clip_grad_norm_(denoiser.parameters(), float("inf") if clip is None else clip, foreach=True).detach()
+
+
+def resume(out: Path, denoiser: nn.Module, optimiser: torch.optim.Optimizer, average: Average) -> int:
+    """Load the newest checkpoint, if there is one; gives the images seen."""
+    checkpoints = find_checkpoints(out)
+    if not checkpoints:
+        return 0
+    newest = checkpoints[-1]
+    denoiser.load_state_dict(newest.tensors("weights"))
+    average.load(newest.tensors("average"), int(newest.state["updates"]))
+    load_optimiser(optimiser, denoiser, newest.tensors("optimiser"))
+    return newest.images
+
+
+class Sums:
+    """Means of what the steps since the last report say, added up on the device so that no step waits for it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            total, count = self._sums.get(name, (torch.zeros_like(value, dtype=torch.float32), 0))
+            self._sums[name] = (total + value.float(), count + 1)
+
+    def peek(self) -> dict[str, float]:
+        return {name: float(total) / count for name, (total, count) in self._sums.items()}
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means over all processes; counting begins anew."""
+        found = {name: float(accelerator.reduce(total / count, "mean")) for name, (total, count) in self._sums.items()}
+        self._sums = {}
+        return found
+
+
+def refuse_nan(line: dict[str, float], out: Path, seen: int) -> None:
+    """A loss that is no number ends the run: what is saved is from before it."""
+    for name in ("loss", "gradient_norm"):
+        if name in line and not torch.isfinite(torch.tensor(line[name])):
+            do = "resume from the last checkpoint with a smaller optimiser.rate, or clip the gradient"
+            raise ck.IntegrityError(ck.Problem(str(out), f"the {name} is {line[name]} within the {seen:,} images seen", "a number", do))
+
+
+def crossed(seen: int, batch: int, every: int) -> bool:
+    """Whether a multiple of `every` images lies in the step that ends at `seen`."""
+    return bool(every) and seen // every > (seen - batch) // every
+
+
+def autocast(config: RunConfig, device: torch.device) -> Any:
+    """bfloat16 for what gains by it, over float32 weights."""
+    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
+
+
+def agree(accelerator: Accelerator, stopped: bool) -> bool:  # noqa: FBT001 - the one thing it is about
+    """Whether any process was told to stop: all leave at the same step, or they would wait for each other for ever."""
+    if accelerator.num_processes == 1:
+        return stopped
+    return bool(accelerator.reduce(torch.tensor(float(stopped), device=accelerator.device), "sum") > 0)
+
+
+@contextmanager
+def catch_signals() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and the first Ctrl-C ask for a checkpoint; a second Ctrl-C ends at once."""
+    told: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and told:
+            raise KeyboardInterrupt
+        told.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield lambda: bool(told)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def explain_memory(config: RunConfig, share: Share) -> Iterator[None]:
+    """One line for a device or machine without enough memory: it names the knob."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        found = f"out of memory with {share.micro_batch} images in a forward pass"
+        do = f"lower machine.micro_batch (a divisor of {config.optimiser.batch}): the step stays the same, in more passes"
+        raise ck.CatalogError(ck.Problem("machine.micro_batch", found, do=do)) from None
+
+
+def write_log(file: Path, line: dict[str, Any]) -> None:
+    with file.open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def trim_log(file: Path, seen: int) -> None:
+    """Leave out lines beyond the checkpoint: those steps are made again."""
+    if file.exists():
+        kept = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["images"] <= seen]
+        file.write_text("".join(kept))

@@ -1,0 +1,85 @@
+"""What a run says of its speed: images a second, the share of time spent waiting for data, and the share of the machine's peak.
+
+MFU = images/s x FLOPs of an image / peak FLOP/s. FLOPs are counted, not estimated: torch's counter over one forward pass, where a
+multiplication and an addition are two; a training step is three forward passes (Kaplan et al. 2020: twice as much backwards).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from corruptkit_train.conditions import Condition
+from corruptkit_train.models.denoiser import Denoiser
+
+# Dense matrix products of bfloat16 with float32 sums, FLOP/s, as the vendor states them; fp32 runs use TF32, half of it.
+_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+}
+
+
+@torch.no_grad()
+def count_flops(denoiser: Denoiser, condition: Condition, device: torch.device) -> float:
+    """FLOPs of one image's training step; `condition` is of one row."""
+    with FlopCounterMode(display=False) as counter:
+        sample = torch.zeros(1, *denoiser.sample_shape, device=device)
+        denoiser(sample, torch.zeros(1, dtype=torch.int64, device=device), denoiser.embed(condition), condition.mask)
+    return 3.0 * float(counter.get_total_flops())
+
+
+def find_peak(device: torch.device, precision: str) -> tuple[float, str]:
+    """The peak FLOP/s of a device and where that is from: the vendor's table, or a product of matrices timed here."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for part, peak in _PEAKS.items():
+            if part in name:
+                return (peak if precision == "bf16" else peak / 2), f"{name}, stated"
+    return _time_product(device, torch.bfloat16 if precision == "bf16" else torch.float32), "a product of matrices, measured"
+
+
+def _time_product(device: torch.device, kind: torch.dtype, size: int = 1024, rounds: int = 5) -> float:
+    """FLOP/s of the fastest of some products of two square matrices."""
+    matrix = torch.ones(size, size, device=device, dtype=kind)
+    fastest = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        product = matrix @ matrix
+        product[0, 0].item()  # waits for the device
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2.0 * float(size) ** 3 / fastest
+
+
+@dataclass
+class Meter:
+    """Time since the last report, and how much of it was waiting for data."""
+
+    flops: float  # of an image
+    peak: float  # FLOP/s of all devices of the run
+    _start: float = field(default_factory=time.perf_counter)
+    _waited: float = 0.0
+    _images: int = 0
+
+    def wait(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def add(self, images: int) -> None:
+        self._images += images
+
+    def report(self) -> dict[str, float]:
+        """Rates since the last report; the next one counts from here."""
+        now = time.perf_counter()
+        taken = max(now - self._start, 1e-9)
+        rate = self._images / taken
+        found = {"images_per_s": rate, "data_wait": self._waited / taken, "mfu": rate * self.flops / self.peak}
+        self._start, self._waited, self._images = now, 0.0, 0
+        return found

@@ -1,0 +1,39 @@
+"""One training step as a module: the order of everything that happens to a condition, in one place.
+
+    corruption (in the data) -> dropout -> embed -> perturbation -> network
+
+It is a module so that DistributedDataParallel sees one forward pass: the class table's gradient is averaged like any other.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from corruptkit_train.conditions import Condition, embed_conditions
+from corruptkit_train.config import RunConfig
+from corruptkit_train.draws import draw_normal
+from corruptkit_train.objectives import add_noise, denoising_loss, draw_times
+from corruptkit_train.perturbation import perturb_noise
+
+
+class TrainingStep(nn.Module):
+    """Losses of a micro-batch; every draw is keyed by (config.seed, purpose, image number)."""
+
+    def __init__(self, denoiser: nn.Module, config: RunConfig, null: Condition) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.config, self.null = config, null
+
+    def forward(self, clean: Tensor, numbers: Tensor, rows: Tensor, condition: Condition) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B,) losses and what to log, from clean images (B, C, H, W) in [-1, 1], (B,) image numbers and rows, and their conditions."""
+        config, seed = self.config, self.config.seed
+        # Dropout -> embed -> perturbation (paper eq. 8: the denoiser sees c(y) + delta), each drawn by image number.
+        how = {"images": numbers, "rows": rows, "rate": config.condition.dropout, "seed": seed, "training": self.training}
+        told = embed_conditions(self.denoiser, condition, self.null, config.perturbation, **how)  # type: ignore[arg-type]
+        # The noise and the time of an image do not depend on its condition: a clean and a corrupted run of one seed share both.
+        noise = draw_normal(seed, "noise", numbers, tuple(clean.shape[1:]))
+        applied = perturb_noise(config.perturbation, noise, images=numbers, seed=seed, training=self.training)
+        noisy = add_noise(config.objective, clean, noise, draw_times(config.objective, numbers, seed), applied=applied)
+        prediction = self.denoiser(noisy.sample, noisy.timestep, told.states, told.mask)
+        loss, error = denoising_loss(config.objective, prediction, noisy, clean)
+        return loss, {"mse": error.mean(), **told.measures}
