@@ -88,8 +88,9 @@ def test_a_flow_is_told_times_that_its_scheduler_would_cut() -> None:
     assert oracle.times == pytest.approx((scheduler.sigmas[:-1] * 1000).tolist())
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_guidance_is_between_the_condition_and_the_networks_own_null(kind: str, tiny: Path) -> None:
+def test_guidance_goes_from_the_networks_own_null_to_the_condition_and_beyond(kind: str, scale: float, tiny: Path) -> None:
     pipeline, network = open_kind(kind, None if KINDS[kind][1] else tiny), build_kind(kind)
     noise = draw_some((2, 3, 8, 8))
     if pipeline.classes is None:
@@ -103,10 +104,10 @@ def test_guidance_is_between_the_condition_and_the_networks_own_null(kind: str, 
     with torch.no_grad():
         for step in scheduler.timesteps:
             conditional, unconditional = (network(sample, step.expand(2), network.embed(which), which.mask) for which in (told, free))
-            sample = scheduler.step(unconditional + 2.5 * (conditional - unconditional), step, sample).prev_sample
-    images = call_kind(pipeline, latents=noise, guidance_scale=2.5, num_inference_steps=2)
+            sample = scheduler.step(unconditional + scale * (conditional - unconditional), step, sample).prev_sample
+    images = call_kind(pipeline, latents=noise, guidance_scale=scale, num_inference_steps=2)
     assert torch.allclose(images, sample, rtol=1e-4, atol=1e-4 * sample.abs().max().item())
-    assert not torch.allclose(images, call_kind(pipeline, latents=noise, guidance_scale=1.0, num_inference_steps=2), rtol=0.02)
+    assert not torch.allclose(images, call_kind(pipeline, latents=noise, guidance_scale=scale + 1.5, num_inference_steps=2), rtol=0.02)
 
 
 def test_scale_0_is_the_unconditional_model_and_the_null_id_names_it() -> None:
