@@ -64,15 +64,8 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
     ) -> None:
         super().__init__()
         self.scheduler: Any
-        self.register_modules(
-            scheduler=scheduler,
-            transformer=transformer,
-            unet=unet,
-            class_embedder=class_embedder,
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            vae=vae,
-        )
+        self.register_modules(scheduler=scheduler, transformer=transformer, unet=unet, class_embedder=class_embedder)
+        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, vae=vae)
         self.register_to_config(
             objective=objective,
             id2label=None if id2label is None else {int(number): name for number, name in id2label.items()},  # JSON's keys are text
@@ -115,25 +108,28 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
         """
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         self.check_scheduler()
-        if self.scheduler.config.get("variance_type") in _LEARNED and not self._uses_variance():
-            # DPM-Solver would cut a learned variance off after three channels, whatever their number: it is cut off here.
-            self.scheduler = type(self.scheduler).from_config(self.scheduler.config, variance_type=None)
+        self._drop_variance()
         told, null = self._encode_condition(class_labels, prompt)
         count = len(told[0])
         if seeds is not None:
             generator = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         sample = self._first_sample(count, generator, latents)
         self.scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps, device=self._execution_device)
-        drawing = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
-        for index, step in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            scaled = self.scheduler.scale_model_input(sample, step) if hasattr(self.scheduler, "scale_model_input") else sample
-            output = self._predict(scaled, self._network_time(index, step).expand(count), told, null, scale)
-            if not self._uses_variance():
-                output = output[:, : sample.shape[1]]
-            sample = self.scheduler.step(output, step, sample, **drawing, return_dict=False)[0]
+        sample = self._denoise(sample, told, null, scale, {"generator": generator})
         images = self._show_images(sample, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _denoise(self, sample: Tensor, told: Told, null: Told, scale: float, drawing: dict[str, Any]) -> Tensor:
+        """From noise to what the network makes of it, by the scheduler's own steps; `drawing` goes to a scheduler that draws."""
+        drawing = drawing if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        for index, step in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            scaled = self.scheduler.scale_model_input(sample, step) if hasattr(self.scheduler, "scale_model_input") else sample
+            output = self._predict(scaled, self._network_time(index, step).expand(len(sample)), told, null, scale)
+            if not self._uses_variance():
+                output = output[:, : sample.shape[1]]
+            sample = self.scheduler.step(output, step, sample, **drawing, return_dict=False)[0]
+        return sample
 
     def check_scheduler(self) -> None:
         """Refuse a scheduler that would read the network's output as something else."""
@@ -248,6 +244,11 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
     def _uses_variance(self) -> bool:
         """DDPM's sampler alone takes a learned variance; the others are told the mean."""
         return isinstance(self.scheduler, DDPMScheduler) and self.scheduler.config.variance_type in _LEARNED
+
+    def _drop_variance(self) -> None:
+        """DPM-Solver would cut a learned variance off after three channels, whatever their number: it is cut off here."""
+        if self.scheduler.config.get("variance_type") in _LEARNED and not self._uses_variance():
+            self.scheduler = type(self.scheduler).from_config(self.scheduler.config, variance_type=None)
 
     def _show_images(self, sample: Tensor, output_type: str) -> Any:
         """What the network made, decoded where it is latents, as `output_type` asks."""
