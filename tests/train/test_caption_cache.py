@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +202,18 @@ embed_captions(encoder, [f"a photo of thing {i}" for i in range(int(sys.argv[3])
 
 
 def test_two_processes_at_once_encode_once(tiny: Path, tmp_path: Path) -> None:
+    # The package that is tested, wherever another is installed.
+    home = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part.__file__).parents[1]) for part in (caption_cache, ck))}
     words = [[sys.executable, "-c", SCRIPT, str(tiny), str(tmp_path), count] for count in ("400", "500")]
-    runs = [subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for line in words]
-    for run in runs:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-    for run in runs:
-        run.communicate("\n")
-        assert run.returncode == 0
+    with ExitStack() as stack:
+        how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": home}
+        runs = [stack.enter_context(subprocess.Popen(line, **how)) for line in words]
+        for run in runs:
+            assert run.stdout.readline() == "ready\n"
+        for run in runs:
+            run.stdin.write("\n")
+            run.stdin.flush()
+        assert [run.wait() for run in runs] == [0, 0]
     encoder = Counted(load_encoder(TextEncoder(name=str(tiny), max_tokens=16)))
     captions = [f"a photo of thing {i}" for i in range(500)]
     check_table(embed_captions(encoder, captions, tmp_path), encoder, captions)

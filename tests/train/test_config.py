@@ -84,6 +84,7 @@ def test_the_machine_and_the_length_are_no_part_of_a_run(file: Path) -> None:
         ("data.size=-1", "data.size: found -1, expected greater than or equal to 4; mend the value"),
         ("images=100", "found images = 100, expected a multiple of optimiser.batch = 128"),
         ("perturbation=[{kind='cep', gama=1}]", "perturbation.0.cep.gama: unknown field 'gama'; did you mean 'gamma'?"),
+        ("perturbation=[{kind='cep'}, {kind='cep'}]", "perturbation: found 'cep' twice, expected each kind once; leave one out"),
         ("machine.micro_batch=7", "found machine.micro_batch = 7, expected a divisor of optimiser.batch = 128"),
         ("objective.kind='epz'", "objective: unknown kind 'epz'; did you mean 'eps'?"),
         ("model.learned_variance=true", "found learned_variance in one of model and objective, expected it in both or in none"),
@@ -100,6 +101,15 @@ def test_a_mistake_is_named_with_what_to_do(file: Path, change: str, message: st
         load_config(file, [change])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_smoothing_is_of_classes_alone(file: Path) -> None:
+    smoothed = "perturbation=[{kind='smoothing'}]"
+    assert load_config(file, ["condition.kind='class'", smoothed]).perturbation
+    with pytest.raises(ck.CatalogError) as caught:
+        load_config(file, ["condition.kind='text'", smoothed])
+    words = "found smoothing of captions, expected classes, whose table has a mean; leave it out or train on labels"
+    assert str(caught.value).endswith(words)
 
 
 def test_all_mistakes_are_told_together(file: Path) -> None:

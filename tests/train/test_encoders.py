@@ -105,6 +105,29 @@ def test_weights_that_states_do_not_need_may_be_missing(tmp_path: Path) -> None:
     assert load_tiny(folder).digest == load_tiny(folder).digest
 
 
+def test_of_a_caption_of_megabytes_no_more_is_read_than_can_matter(tiny: Path) -> None:
+    encoder = load_tiny(tiny)
+    states = encoder.encode(["a dog " * 3_000_000, "a dog " * 100])[0]
+    assert torch.equal(states[0], states[1])
+    read = list[int]()
+    words = encoder.tokenizer
+    watched = Encoder(encoder.config, {}, 32, Watched(words, read), encoder.model)
+    watched.encode(["x" * 3_000_000])
+    assert read == [1 << 16]
+
+
+class Watched:
+    """A tokenizer that writes down how many characters it is given."""
+
+    def __init__(self, tokenizer: Any, read: list[int]) -> None:
+        self.tokenizer, self.read = tokenizer, read
+        self.pad_token_id = tokenizer.pad_token_id
+
+    def __call__(self, texts: list[str], **how: Any) -> Any:
+        self.read += [len(text) for text in texts]
+        return self.tokenizer(texts, **how)
+
+
 def test_an_encoder_learns_nothing(tiny: Path) -> None:
     encoder = load_tiny(tiny)
     assert not any(parameter.requires_grad for parameter in encoder.model.parameters())

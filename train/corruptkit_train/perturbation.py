@@ -15,7 +15,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from torch import Tensor, where
 from torch.linalg import vector_norm
 
-import corruptkit as ck
 from corruptkit_train.draws import draw_normal, draw_uniform
 
 Gamma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -86,13 +85,6 @@ Perturbations = Annotated[tuple[Perturbation, ...], AfterValidator(_check_kinds)
 
 # Whatever the order in which they are stated: a smoothed embedding loses coordinates, and what is left gets noise.
 _ORDER = ("smoothing", "dropout", "cep", "input")
-
-
-def refuse_smoothing(configs: Sequence[Perturbation], file: str) -> None:
-    """Captions have no table of classes: label smoothing is refused for them."""
-    if any(config.kind == "smoothing" for config in configs):
-        found, expected = "label smoothing of captions", "classes, whose table has a mean"
-        raise ck.CatalogError(ck.Problem(file, found, expected, "leave smoothing out or train on labels", key="perturbation.smoothing"))
 
 
 def perturb(  # noqa: PLR0913 - what keys the draws, by name
@@ -174,7 +166,7 @@ def _drop_coordinates(config: EmbeddingDropout, states: Tensor, images: Tensor, 
 def _smooth_labels(config: LabelSmoothing, states: Tensor, dropped: Tensor, table: Tensor | None) -> Tensor:
     """A mixture of the class with all classes, as embeddings; gradients reach every row of the table through its mean."""
     if table is None:
-        raise ValueError("found no table, expected the embeddings of all classes; call refuse_smoothing before training on captions")
+        raise ValueError("found no table, expected the embeddings of all classes")
     smooth = (1.0 - config.rate) * states + config.rate * table.mean(dim=0)
     # The null row stands for no class: mixed with classes, it would not be what sampling calls unconditional.
     return where(_as_rows(dropped, states), states, smooth)
