@@ -1,4 +1,7 @@
-"""Imports go down only: the graph of corruptkit/, read from its source (imports inside functions too), has no upward edge and no cycle."""
+"""Imports go down only: the graph of corruptkit/, read from its source (imports inside functions too), has no upward edge and no cycle.
+
+tests/train/test_layers.py asks the same of corruptkit_train/.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -14,38 +19,50 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "corruptkit"
 
-# From the top down. Names are files of the package, or folders.
-LAYERS = (
-    {"__main__", "cli", "commands", "request"},
-    {
-        "account_lines",
-        "accounting",
-        "compare",
-        "conversion",
-        "diff",
-        "listing",
-        "memory",
-        "publish",
-        "report",
-        "restore",
-        "tasks",
-        "verify",
-        "write",
-    },
-    {"catalog", "dataset", "edits", "index", "opening", "plan", "target"},
-    {"manifest", "recipe"},
-    {"corruptions", "engines", "fetching", "formats"},
-    {"chisquare", "digest", "draws", "errors", "files", "names", "terminal"},
-)
-RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-FOLDERS = {"corruptions", "engines", "fetching", "formats"}
-# Folders know nothing of each other: corruptions no format, formats no corruption. What may cross, and why:
-CROSSINGS = {("fetching", "formats")}  # a fetched source is written as shards
 
-# Training, pipelines and what they stand on are never imported from here.
-FOREIGN = {"accelerate", "corruptkit_train", "diffusers", "pipelines", "torch", "train", "transformers"}
-# Built-in hash() differs between processes. The linter cannot ban a built-in, so this file does.
-MAY_HASH = {"draws", "manifest"}
+@dataclass(frozen=True)
+class Rules:
+    """What a package's modules may import of each other, and what they may not name at all."""
+
+    layers: tuple[AbstractSet[str], ...]  # from the top down; names are files of the package, or folders
+    foreign: AbstractSet[str]  # packages that are never imported
+    strangers: AbstractSet[str] = frozenset()  # folders that know nothing of each other
+    crossings: AbstractSet[tuple[str, str]] = frozenset()  # but for these
+    may_hash: AbstractSet[str] = frozenset()  # built-in hash() differs between processes; the linter cannot ban a built-in
+
+    def rank(self, room: str) -> int | None:
+        return next((rank for rank, rooms in enumerate(self.layers) if room in rooms), None)
+
+
+RULES = Rules(
+    layers=(
+        {"__main__", "cli", "commands", "request"},
+        {
+            "account_lines",
+            "accounting",
+            "compare",
+            "conversion",
+            "diff",
+            "listing",
+            "memory",
+            "publish",
+            "report",
+            "restore",
+            "tasks",
+            "verify",
+            "write",
+        },
+        {"catalog", "dataset", "edits", "index", "opening", "plan", "target"},
+        {"manifest", "recipe"},
+        {"corruptions", "engines", "fetching", "formats"},
+        {"chisquare", "digest", "draws", "errors", "files", "names", "terminal"},
+    ),
+    # Training, pipelines and what they stand on are never imported from here.
+    foreign={"accelerate", "corruptkit_train", "diffusers", "pipelines", "torch", "train", "transformers"},
+    strangers={"corruptions", "engines", "fetching", "formats"},  # corruptions know no format, formats no corruption
+    crossings={("fetching", "formats")},  # a fetched source is written as shards
+    may_hash={"draws", "manifest"},
+)
 
 
 def module_names(package: Path) -> dict[str, Path]:
@@ -76,50 +93,50 @@ def resolve_module(name: str, package: str, modules: dict[str, Path]) -> str | N
     return rest
 
 
-def edge_problem(user: str, used: str) -> str:
+def edge_problem(user: str, used: str, rules: Rules) -> str:
     """What is wrong with `user` importing `used`, or an empty string."""
     above, below = user.partition(".")[0], used.partition(".")[0]
     if used == "":
         return "imports from the package root: name the module instead"
     if user == "":
         return ""  # the root names what is public, from anywhere
-    if RANK[below] < RANK[above]:
+    if (rules.rank(below) or 0) < (rules.rank(above) or 0):
         return f"imports {used}, which lies above it"
-    if above != below and {above, below} <= FOLDERS and (above, below) not in CROSSINGS:
+    if above != below and {above, below} <= rules.strangers and (above, below) not in rules.crossings:
         return f"imports {used}: {above} know no {below}"
     return ""
 
 
-def tree_problems(user: str, tree: ast.Module) -> list[str]:
+def tree_problems(user: str, tree: ast.Module, rules: Rules) -> list[str]:
     """What a module may not name, whatever the graph: foreign packages, relative imports, built-in hash."""
     found = []
     for name, line in imported_names(tree):
         if name.startswith("."):
             found.append(f"{user}:{line} imports {name} by a relative path")
-        if name.partition(".")[0] in FOREIGN:
+        if name.partition(".")[0] in rules.foreign:
             found.append(f"{user}:{line} imports {name}")
-    if user not in MAY_HASH:
+    if user not in rules.may_hash:
         lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "hash"]
         found += [f"{user}:{line} uses built-in hash, which differs between processes" for line in lines]
     return found
 
 
-def package_problems(package: Path) -> list[str]:
+def package_problems(package: Path, rules: Rules = RULES) -> list[str]:
     """Everything that breaks the layers of the package in this folder."""
     modules = module_names(package)
-    found = [f"{name} has no place in the layers" for name in modules if name and name.partition(".")[0] not in RANK]
+    found = [f"{name} has no place in the layers" for name in modules if name and rules.rank(name.partition(".")[0]) is None]
     if found:
         return found
     graph: dict[str, set[str]] = {name: set() for name in modules}
     for user, path in modules.items():
         tree = ast.parse(path.read_bytes())
-        found += tree_problems(user, tree)
+        found += tree_problems(user, tree, rules)
         for name, line in imported_names(tree):
             used = resolve_module(name, package.name, modules)
             if used is None or used == user:
                 continue
             graph[user].add(used)
-            problem = edge_problem(user, used)
+            problem = edge_problem(user, used, rules)
             found += [f"{user}:{line} {problem}"] if problem else []
     return found + cycle_problems(graph)
 

@@ -11,7 +11,7 @@ from corruptkit_train.conditions import Condition
 from corruptkit_train.models.class_embedder import ClassEmbedder
 
 if TYPE_CHECKING:
-    from corruptkit_train.models import PixelUNetConfig, UNetConfig
+    from corruptkit_train.models.configs import PixelUNetConfig, UNetConfig
 
 
 class UNet(nn.Module):
