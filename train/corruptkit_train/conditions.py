@@ -134,13 +134,28 @@ def open_conditions(
 
     With `each_epoch`, a recipe's path, they are corrupted anew for every epoch.
     """
+    recipe = read_recipe(config)
     redraw: Redraw | None = None
-    if config.each_epoch:
-        recipe = ck.load_recipe(Path(config.each_epoch))
+    if recipe is not None:
         redraw = lambda epoch: dataset.with_recipe(recipe, epoch=epoch)  # noqa: E731 - closes over the recipe
     if config.kind == "class":
         return open_classes(dataset, file=file, redraw=redraw)
     return open_texts(dataset, load_encoder(config.encoder), folder, redraw=redraw, watch=watch)
+
+
+def read_recipe(config: ConditionChoice) -> ck.Recipe | None:
+    """The recipe of each epoch, if there is one; one that never changes what the network is told is refused with CatalogError."""
+    if not config.each_epoch:
+        return None
+    recipe = ck.load_recipe(Path(config.each_epoch))
+    field = "label" if config.kind == "class" else "caption"
+    changed = {"label" if stage.kind == "flip" or stage.mode == "label" else "caption" for stage in recipe.chain}
+    if field not in changed:
+        found = f"a recipe of {' and '.join(stage.kind for stage in recipe.chain)}, which changes no {field}"
+        raise ck.CatalogError(
+            ck.Problem(config.each_epoch, found, f"one of {field}s", f"condition.kind is '{config.kind}': change one of them")
+        )
+    return recipe
 
 
 def open_classes(dataset: ck.Dataset, *, classes: int | None = None, file: str = "", redraw: Redraw | None = None) -> ClassConditions:

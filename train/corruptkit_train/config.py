@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,14 +24,14 @@ from corruptkit_train.images import ImageConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Noise, Objective
 from corruptkit_train.perturbation import Perturbations
-from corruptkit_train.sampling import SamplerConfig
+from corruptkit_train.sampling import SamplerConfig, check_sampler
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ConditionConfig(_Part):
@@ -99,6 +100,11 @@ class RunConfig(_Part):
             raise ValueError("found learned_variance in one of model and objective, expected it in both or in none")
         if self.condition.kind == "text" and any(part.kind == "smoothing" for part in self.perturbation):
             raise ValueError("found smoothing of captions, expected classes, whose table has a mean; leave it out or train on labels")
+        if self.condition.kind == "text" and self.model.kind == "pixel-unet":
+            raise ValueError("found a pixel-unet with captions, expected classes; choose model.kind unet or dit")
+        if self.condition.kind == "text" and self.model.kind == "dit" and self.condition.encoder.output == "tokens":
+            raise ValueError("found a dit with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
+        check_sampler(self.objective, self.sampler)
         if self.images % self.optimiser.batch:
             raise ValueError(f"found images = {self.images}, expected a multiple of optimiser.batch = {self.optimiser.batch}")
         if self.optimiser.batch % (self.machine.micro_batch or 1):
@@ -112,8 +118,14 @@ class RunConfig(_Part):
 
     def digest(self) -> str:
         """SHA-256 of the identity as canonical JSON."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_table(self.identity())
+
+
+def digest_table(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a run as it is stored, whatever version wrote it: of all but `machine` and `images`, as canonical JSON."""
+    identity = {name: value for name, value in config.items() if name not in ("machine", "images")}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
@@ -156,12 +168,28 @@ def _read_table(name: str) -> tuple[str, dict[str, Any]]:
         if name not in presets():
             raise ck.CatalogError(ck.Problem(name, "no such preset", do=nearest_word(name, presets())))
         path = presets()[name]
+    if path.suffix == ".json":
+        return str(path), read_record(path)["config"]
+    with _explain_text(path):
+        return str(path), tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """What stands in the run.json of a run: its `config`, and what it was trained on. Raises CatalogError."""
+    with _explain_text(file):
+        record = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise ck.CatalogError(ck.Problem(str(file), "no table 'config'", "the run.json of a run, or a run in TOML", "mend the file"))
+    return record
+
+
+@contextmanager
+def _explain_text(path: Path) -> Iterator[None]:
     try:
-        text = path.read_text(encoding="utf-8")
-        return str(path), json.loads(text)["config"] if path.suffix == ".json" else tomllib.loads(text)
+        yield
     except OSError as error:
         raise ck.CatalogError(ck.Problem(str(path), f"cannot be read: {error.strerror}", do="name a run file or a preset")) from None
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ck.CatalogError(ck.Problem(str(path), f"not a run in TOML, nor a run.json: {error}", do="mend the file")) from None
 
 
@@ -171,17 +199,21 @@ def _change_table(table: dict[str, Any], change: str) -> None:
     names = place.strip().split(".")
     if not equals or not all(names):
         raise ck.CatalogError(ck.Problem("--set", f"found '{change}'", "a.b=value, such as optimiser.rate=0.0003"))
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
-        value = text.strip()
     spot: Any = table
     for name in names[:-1]:
         spot = _step_into(spot, name, change)
-    if isinstance(spot, list):
-        spot[int(names[-1])] = value
-    else:
-        spot[names[-1]] = value
+    if isinstance(spot, list) and not (names[-1].isdigit() and int(names[-1]) < len(spot)):
+        found = f"found '{change}', but '{names[-1]}' is none of its {len(spot)} items"
+        raise ck.CatalogError(ck.Problem("--set", found, "the number of one, counted from 0"))
+    spot[int(names[-1]) if isinstance(spot, list) else names[-1]] = _read_value(text)
+
+
+def _read_value(text: str) -> Any:
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except ValueError:
+        return text.strip()
+    return found["value"] if len(found) == 1 else text.strip()  # a line break in it would begin another field
 
 
 def _step_into(spot: Any, name: str, change: str) -> Any:

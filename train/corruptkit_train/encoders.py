@@ -109,6 +109,7 @@ def load_encoder(config: TextEncoder) -> Encoder:
     """The encoder with its weights in float32, from safetensors alone; raises DatasetError where it is not there."""
     place = _find_minilm() if config.name == "minilm" else _find_place(config.name)
     model, tokenizer, unset = _load_parts(place)
+    _check_words(place, model, tokenizer)
     _check_length(config, model, tokenizer)
     tokens = _tokenizer_sha256(tokenizer)
     if tokenizer.pad_token_id is None:
@@ -197,6 +198,15 @@ def _quiet_loading() -> Iterator[None]:
         voice.set_verbosity(before)
         if bars:
             voice.enable_progress_bar()  # type: ignore[no-untyped-call] # published without types
+
+
+def _check_words(place: str, model: Any, tokenizer: Any) -> None:
+    """A tokenizer that was made of nothing, for want of its files, and one of another network are refused."""
+    words, rows = tokenizer.get_vocab(), int(model.get_input_embeddings().num_embeddings)
+    if len(words) <= len(tokenizer.all_special_tokens):
+        raise ck.DatasetError(_no_encoder(place, "its tokenizer knows no words"))
+    if max(words.values()) >= rows:
+        raise ck.DatasetError(_no_encoder(place, f"its tokenizer has {max(words.values()) + 1:,} words, its network {rows:,}"))
 
 
 def _check_length(config: TextEncoder, model: Any, tokenizer: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -142,8 +142,9 @@ class Pictures:
             if self.config.bad == "exclude":
                 return None
             key = self.dataset.index().column("key")[row].as_py()
-            found = f"an image that cannot be decoded ({str(error)[:80] or type(error).__name__})" if content else "a row without an image"
-            do = 'mend it, or state bad = "exclude" under [images]: the next row then takes its place'
+            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)[:80] or type(error).__name__
+            found = f"an image that cannot be decoded ({reason})" if content else "a row without an image"
+            do = 'mend it, or state bad = "exclude" under [data]: the next row then takes its place'
             raise ck.DatasetError(ck.Problem(str(self.dataset.path), found, "a PNG, JPEG or WebP", do, key=key)) from None
 
 

@@ -89,7 +89,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
 
     # --- steps -------------------------------------------------------------------------------------------------------
     bar = tqdm(total=images, initial=seen, unit="img", disable=None if accelerator.is_main_process else True, smoothing=0.05)
-    with catch_signals() as stopped, explain_memory(config, share), bar:
+    with catch_signals() as stopped, explain_memory(small_memory(config, share)), bar:
         while seen < images:
             set_rate(optimiser, config, seen)
             for turn in range(share.passes):
@@ -245,17 +245,22 @@ def catch_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def small_memory(config: RunConfig, share: Share) -> ck.Problem:
+    """What to say where a step does not fit."""
+    found = f"out of memory with {share.micro_batch} images in a forward pass"
+    do = f"lower machine.micro_batch (a divisor of {config.optimiser.batch}): the step stays the same, in more passes"
+    return ck.Problem("machine.micro_batch", found, do=do)
+
+
 @contextmanager
-def explain_memory(config: RunConfig, share: Share) -> Iterator[None]:
+def explain_memory(problem: ck.Problem) -> Iterator[None]:
     """One line for a device or machine without enough memory: it names the knob."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        found = f"out of memory with {share.micro_batch} images in a forward pass"
-        do = f"lower machine.micro_batch (a divisor of {config.optimiser.batch}): the step stays the same, in more passes"
-        raise ck.CatalogError(ck.Problem("machine.micro_batch", found, do=do)) from None
+        raise ck.CatalogError(problem) from None
 
 
 def write_log(file: Path, line: dict[str, Any]) -> None:

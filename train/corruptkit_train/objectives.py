@@ -22,7 +22,7 @@ _VLB_WEIGHT = 0.001  # lambda of the hybrid objective (Nichol & Dhariwal 2021, e
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Schedule(_Part):

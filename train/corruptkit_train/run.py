@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +23,12 @@ import corruptkit as ck
 from corruptkit.files import explain_disk, lock_folder, write_atomic
 from corruptkit_train.averages import copy_weights
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
-from corruptkit_train.conditions import Conditions, null_conditions, open_conditions
-from corruptkit_train.config import RunConfig
+from corruptkit_train.conditions import Conditions, null_conditions, open_conditions, read_recipe
+from corruptkit_train.config import RunConfig, read_record
 from corruptkit_train.encoders import load_encoder
 from corruptkit_train.grids import draw_grid
 from corruptkit_train.images import Pictures
-from corruptkit_train.loop import Home, Material, train_model
+from corruptkit_train.loop import Home, Material, explain_memory, train_model
 from corruptkit_train.models import build_model
 from corruptkit_train.models.dit import DiT
 from corruptkit_train.models.unet import UNet
@@ -53,15 +56,15 @@ def train_run(
     (`out` holds another run). Of several processes, all but the first give an empty record.
     """
     accelerator = start_processes(config, out)
+    refuse_nesting(Path(data), out)
     opened = open_data(config, data, source)
-    with explain_disk(out):
-        out.mkdir(parents=True, exist_ok=True)
-    # Ranks of one run share the folder; its first process holds it against other runs.
-    with lock_folder(out) if accelerator.is_main_process else _no_lock():
-        record = claim_folder(config, opened.record, out, write=accelerator.is_main_process)
+    with hold_folder(out, first=accelerator.is_main_process):
+        record = compare_folder(config, opened.record, out, images or config.images)
         conditions = open_conditions(config.condition, opened.dataset, out / "captions", file=str(data))
         denoiser = make_denoiser(config, conditions)
         pictures = Pictures(opened.dataset, config.data, keep=fits_memory(config, len(opened.dataset)), watch=watch_decoding)
+        if accelerator.is_main_process:
+            write_record(config, record, out)
         if config.machine.trackers:
             accelerator.init_trackers("corruptkit", config={"run": record["run"], "variant_id": opened.record["variant_id"] or "source"})
         average = train_model(
@@ -79,18 +82,38 @@ def train_run(
     return record | {"images": images or config.images, "path": str(out)} if accelerator.is_main_process else {}
 
 
-class _no_lock:  # noqa: N801 - a context manager, used as a function
-    def __enter__(self) -> None:
-        return None
+@contextmanager
+def hold_folder(out: Path, *, first: bool) -> Iterator[None]:
+    """The run's folder, which its first process holds against other runs; one that was made for a run that never began goes again."""
+    made = not out.exists()
+    with explain_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
+    try:
+        with lock_folder(out) if first else nullcontext():
+            yield
+    finally:
+        if first and made:
+            with suppress(OSError):
+                out.rmdir()
 
-    def __exit__(self, *_: object) -> None:
-        return None
+
+def refuse_nesting(data: Path, out: Path) -> None:
+    """A run inside of its data would change them; a run's own folder is no data. Raises ConflictError, DatasetError."""
+    if (data / "run.json").is_file() and (data / "checkpoints").is_dir():
+        raise ck.DatasetError(ck.Problem(str(data), "the folder of a run", "a variant or a source", "name the data that it was trained on"))
+    if data.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ck.ConflictError(ck.Problem(str(out), "it lies in the data", "a folder beside it", "choose another --out"))
 
 
 def open_data(config: RunConfig, data: str | Path, source: str | Path | None = None) -> Opened:
     """A source as it lies, or a variant that is what its manifest says: digests, plan, fingerprint. Raises IntegrityError."""
     field: Literal["label", "caption"] = "label" if config.condition.kind == "class" else "caption"
     manifest = Path(data) / ".corruptkit" / "manifest.json"
+    if source is not None and not manifest.exists():
+        raise ck.CatalogError(ck.Problem("--source", f"{data} is no variant", "the source of an overlay", "leave it out"))
+    recipe = read_recipe(config.condition)
     if manifest.exists():
         found = ck.verify(data, source=source)
         if found.problems:
@@ -102,6 +125,7 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
         {
             "variant_id": known.variant_id if known else "",
             "recipe": known.identity["recipe"] if known else None,
+            "each_epoch": recipe.identity() if recipe else None,  # what its file says: another text under the same name is another run
             "spec": known.identity["spec"] if known else 1,
             "fingerprint": dataset.index().meta.fingerprint,  # of the conditions as they are read: a source's, or a variant's
             "rows": len(dataset),
@@ -112,7 +136,11 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
 
 
 def start_processes(config: RunConfig, out: Path) -> Accelerator:
-    """This process among those of the run; a batch that they cannot share evenly is refused."""
+    """This process among those of the run; a batch that they cannot share evenly is refused, and a tracker that is not there."""
+    for name in config.machine.trackers:
+        if find_spec(name) is None:
+            do = f"pip install 'corruptkit-train[{name}]', or leave it out"
+            raise ck.CatalogError(ck.Problem("machine.trackers", f"'{name}' is not installed", do=do))
     accelerator = Accelerator(log_with=list(config.machine.trackers) or None, project_dir=str(out))
     world, launched = accelerator.num_processes, os.environ.get("WORLD_SIZE", "1")
     if str(world) != launched:
@@ -126,31 +154,41 @@ def start_processes(config: RunConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def claim_folder(config: RunConfig, data: dict[str, Any], out: Path, *, write: bool) -> dict[str, Any]:
-    """The record of a run: written into an empty folder, compared with the one that is there. Raises ConflictError."""
-    file = out / "run.json"
-    record = {"run": config.digest(), "data": data, "versions": {name: version(name) for name in _PACKAGES}}
-    stored = {"config": config.model_dump(mode="json"), **record}
+def compare_folder(config: RunConfig, data: dict[str, Any], out: Path, images: int) -> dict[str, Any]:
+    """The record of a run; what lies in its folder must be the same run's, with no more images. Raises ConflictError."""
+    file, found, run = out / "run.json", find_checkpoints(out), config.digest()
+    record = {"run": run, "data": data, "versions": {name: version(name) for name in _PACKAGES}}
     if file.exists():
-        refuse_other(json.loads(file.read_text()), stored, str(file))
-    elif find_checkpoints(out):
+        refuse_other(read_record(file), {"config": config.model_dump(mode="json"), **record}, str(file))
+    elif found:
         raise ck.ConflictError(ck.Problem(str(out), "checkpoints without run.json", "a run or nothing", "choose another --out"))
-    if write:
-        with explain_disk(out):
-            write_atomic(file, (json.dumps(stored, indent=2) + "\n").encode(), out)
+    if found and found[-1].state.get("run") != run:
+        place, other = str(found[-1].path), f"a checkpoint of run {str(found[-1].state.get('run'))[:16]}"
+        raise ck.IntegrityError(ck.Problem(place, other, f"of run {run[:16]}, as run.json has it", "choose another --out"))
+    if found and found[-1].images > images:
+        expected = f"at least {found[-1].images:,}, which it has been trained on"
+        raise ck.CatalogError(ck.Problem("--images", f"found {images:,}", expected, "state as many, or more"))
     return record
+
+
+def write_record(config: RunConfig, record: dict[str, Any], out: Path) -> None:
+    """run.json: from here on the folder is this run's."""
+    stored = {"config": config.model_dump(mode="json"), **record}
+    with explain_disk(out):
+        write_atomic(out / "run.json", (json.dumps(stored, indent=2) + "\n").encode(), out)
 
 
 def refuse_other(before: dict[str, Any], now: dict[str, Any], file: str) -> None:
     """Another variant or another configuration under the same folder: the first field that differs is named."""
     for part, name in (("data", "the data's"), ("config", "the run's")):
-        old, new = flatten_fields(before[part]), flatten_fields(now[part])
+        old, new = flatten_fields(before.get(part) or {}), flatten_fields(now[part])
         for field in sorted(old.keys() | new.keys()):
             if part == "config" and (field == "images" or field.startswith("machine.")):
                 continue
-            if old.get(field) != new.get(field):
-                found, expected = f"{name} {field} is {new.get(field)!r:.60}", f"{old.get(field)!r:.60}, as it was begun"
-                raise ck.ConflictError(ck.Problem(file, found, expected, "choose another --out"))
+            if field not in old or field not in new or old[field] != new[field]:
+                # A field that only one of them has: another version of this program wrote the file.
+                there, here = (f"{fields[field]!r:.60}" if field in fields else "absent" for fields in (old, new))
+                raise ck.ConflictError(ck.Problem(file, f"{name} {field} is {here}", f"{there}, as it was begun", "choose another --out"))
 
 
 def flatten_fields(value: Any, name: str = "") -> dict[str, Any]:
@@ -167,7 +205,9 @@ def make_denoiser(config: RunConfig, conditions: Conditions) -> DiT | UNet:
     states = conditions.null.states
     tokens = states is not None and states.ndim == 3
     width = None if states is None else states.shape[-1]
-    return build_model(config.model, shape=shape, classes=conditions.classes, text_width=width, tokens=tokens, seed=config.seed)
+    told = "a text" if conditions.classes is None else f"{conditions.classes:,} classes"
+    with explain_memory(ck.Problem("model", f"out of memory for a network that is told {told}", do="choose a smaller one")):
+        return build_model(config.model, shape=shape, classes=conditions.classes, text_width=width, tokens=tokens, seed=config.seed)
 
 
 def trained_model(config: RunConfig, conditions: Conditions, weights: dict[str, Tensor]) -> Trained:
