@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +77,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load_commands() -> Commands:
-    from corruptkit_train.commands import COMMANDS
+    """The commands, with all that they need; a Ctrl-C meanwhile counts when they are loaded.
 
+    Packages that catch every exception while they are imported would go on half-made, and fail later for reasons of their own.
+    """
+    told: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if told:
+            raise KeyboardInterrupt
+        told.append(number)
+
+    here = threading.current_thread() is threading.main_thread()  # signals of another thread are somebody else's
+    before = signal.signal(signal.SIGINT, note) if here else None
+    try:
+        from corruptkit_train.commands import COMMANDS
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)
+    if told:
+        raise KeyboardInterrupt
     return COMMANDS
