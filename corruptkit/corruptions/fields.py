@@ -143,18 +143,30 @@ def _load_text(path: Path) -> str:
 
 def _load_json(path: Path) -> Any:
     try:
-        return json.loads(_load_text(path), parse_float=Decimal)
+        return json.loads(_load_text(path), parse_float=Decimal, parse_int=_load_integer)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"'{path}' is not JSON: {error}; mend the file") from None
 
 
+def _load_integer(digits: str) -> int:
+    if len(digits) > _LONGEST_DECIMAL:
+        raise ValueError(f"found an integer of {len(digits)} characters, expected at most {_LONGEST_DECIMAL}")
+    return int(digits)
+
+
 def _load_csv(path: Path) -> list[list[str]]:
-    return [row for row in csv.reader(_load_text(path).splitlines()) if row]
+    try:
+        return [row for row in csv.reader(_load_text(path).splitlines()) if row]
+    except csv.Error as error:
+        raise ValueError(f"'{path}' is not CSV: {error}; mend the file") from None
 
 
 def _spread_confusion(lines: list[list[str]]) -> list[list[str]]:
     """The cells of a CSV: a matrix as it stands, or one made of lines of a true class, another class and a count."""
-    if not lines or [cell.strip("\ufeff ").lower() for cell in lines[0]] != _CONFUSION:
+    header = [cell.strip("\ufeff ").lower() for cell in lines[0]] if lines else []
+    if header != _CONFUSION:
+        if set(header) >= set(_CONFUSION):
+            raise ValueError(f"found the header {','.join(header)!r:.80}, expected true,predicted,count; put the columns in this order")
         return lines
     counts: dict[tuple[int, int], Fraction] = {}
     for number, line in enumerate(lines[1:], 2):
@@ -167,8 +179,12 @@ def _spread_confusion(lines: list[list[str]]) -> list[list[str]]:
 
 
 def _fraction_text(value: Fraction) -> str:
-    """A sum of decimals, which has no more places than they have."""
-    places = next(n for n in range(_LONGEST_DECIMAL + 1) if (value * 10**n).denominator == 1)
+    """A sum of decimals, which has no more places than they have: a denominator of 2^a 5^b, of which the larger is their number."""
+    twos, fives = ((value.denominator & -value.denominator).bit_length() - 1), 0
+    rest = value.denominator >> twos
+    while rest > 1:
+        rest, fives = rest // 5, fives + 1
+    places = max(twos, fives)
     digits = str(int(value * 10**places)).rjust(places + 1, "0")
     return f"{digits[:-places]}.{digits[-places:]}" if places else digits
 
