@@ -74,8 +74,14 @@ def load_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise CatalogError(Problem(str(path), f"cannot be read: {error.strerror}", do="name a recipe file")) from None
     except (ValueError, RecursionError) as error:  # ValueError: broken TOML, no UTF-8, an integer of thousands of digits
-        raise CatalogError(Problem(str(path), f"not a TOML file: {str(error).split(chr(59))[0]}", do="mend the file")) from None
+        said = "it begins with a byte order mark" if _begins_marked(path) else str(error).split(chr(59))[0]
+        raise CatalogError(Problem(str(path), f"not a TOML file: {said}", do="mend the file")) from None
     return parse_recipe(table, str(path), path.parent)
+
+
+def _begins_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == b"\xef\xbb\xbf"
 
 
 def name_variant(source: str, stage: Mapping[str, Any], seed: int | str, label: str = "") -> str:

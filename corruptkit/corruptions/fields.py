@@ -7,6 +7,7 @@ import json
 import operator
 import re
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from math import floor
@@ -34,11 +35,16 @@ _RUN = "[\t\n\v\f\r ]{2,}|[\t\n\v\f\r]"
 WORD = "[^\t\n\v\f\r ]+"
 
 
+def _shown_value(value: object) -> str:
+    """A value as a person wrote it in TOML or JSON: decimals and dates without Python's types."""
+    return str(value) if isinstance(value, Decimal | date) else repr(value)
+
+
 def decimal_text(value: object) -> str:
     """A decimal as the text that stands in an identity: no exponent, no trailing zeros."""
     text = float.__repr__(value) if isinstance(value, float) else str(value).strip()
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or not _DECIMAL.fullmatch(text):
-        raise ValueError(f"found {value!r}, expected a decimal number such as 0.05")
+        raise ValueError(f"found {_shown_value(value)}, expected a decimal number such as 0.05")
     if len(text) > _LONGEST_DECIMAL:
         raise ValueError(f"found a number of {len(text)} characters, expected at most {_LONGEST_DECIMAL}")
     plain = format(Decimal(text), "f")
@@ -48,7 +54,7 @@ def decimal_text(value: object) -> str:
 def _ratio_text(value: object) -> str:
     text = decimal_text(value)
     if Fraction(text) > 1:
-        raise ValueError(f"found {value!r}, expected a ratio in [0, 1]")
+        raise ValueError(f"found {_shown_value(value)}, expected a ratio in [0, 1]")
     return text
 
 
@@ -58,7 +64,7 @@ def _seed_text(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
         raise ValueError("found an integer of thousands of digits, expected it as text")
     if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[0-9]+(\.e[0-9]+)?", str(value)):
-        raise ValueError(f"found {value!r}, expected a seed: a non-negative integer")
+        raise ValueError(f"found {_shown_value(value)}, expected a seed: a non-negative integer")
     number, dot, epoch = str(value).partition(".e")
     return (number.lstrip("0") or "0") + dot + (epoch.lstrip("0") or "0" if dot else "")
 
