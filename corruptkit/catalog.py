@@ -8,9 +8,9 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from corruptkit.errors import CatalogError, Problem, nearest_word, validation_problems
 from corruptkit.fetching import FETCHERS
-from corruptkit.names import hub_name
+from corruptkit.names import hub_name, match_names
 
 if TYPE_CHECKING:
     from corruptkit.recipe import Recipe
@@ -176,11 +176,6 @@ class Catalog:
         return found
 
 
-def match_names(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a shell-style pattern matches; one may be written as the Hub writes it."""
-    return [name for name in names if fnmatchcase(name, pattern) or hub_name(name) == pattern]
-
-
 def name_classes(stage: Mapping[str, Any], class_names: Iterable[str]) -> dict[str, Any]:
     """A stage; one of mode `template` that states no names gets those of its source, where it has any."""
     takes = stage.get("mode") == "template" and "names" not in stage
@@ -290,18 +285,25 @@ def _read_source(path: Path, problems: list[Problem]) -> Source | None:
 def _read_grid(path: Path, sources: Mapping[str, Source | None], problems: list[Problem]) -> Iterator[Variant]:
     """The variants of a file, in its order; what is wrong joins `problems`."""
     table = _read_table(path, problems)
-    grid = None if table is None else _validate_table(Grid, table, path, problems)
-    if grid is None:
+    if table is None:
         return
-    if grid.source not in sources:
-        problems.append(Problem(str(path), f"unknown source '{grid.source}'", do=nearest_word(grid.source, sources), key="source"))
-    source = sources.get(grid.source)
+    grid, stated = _validate_table(Grid, table, path, problems), table.get("source")
+    if isinstance(stated, str) and stated and stated not in sources:
+        problems.append(Problem(str(path), f"unknown source '{stated}'", do=nearest_word(stated, sources), key="source"))
+    source = sources.get(str(stated))
     names = source.class_names if source else ("unknown",)
-    for number, ladder in enumerate(grid.ladder):
+    for number, ladder in enumerate(grid.ladder) if grid else _salvage_ladders(table.get("ladder")):
         found = list(_check_ladder(ladder, names, path))
         problems += [replace(problem, key=f"ladder.{number}.{problem.key.rpartition('.')[2]}".rstrip(".")) for problem in found]
-        if not found:
+        if grid and not found:
             yield from _expand_ladder(ladder, grid.source, names, path)
+
+
+def _salvage_ladders(stated: object) -> Iterator[tuple[int, Ladder]]:
+    """The ladders of a broken file that can be read but for ratios and seeds, so that one mistake hides no other."""
+    for number, ladder in enumerate(stated if isinstance(stated, list) else []):
+        with suppress(ValidationError):
+            yield number, Ladder.model_validate({**(ladder if isinstance(ladder, dict) else {}), "ratios": ["0"], "seeds": [0]})
 
 
 def _check_ladder(ladder: Ladder, names: Iterable[str], path: Path) -> Iterator[Problem]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-from corruptkit.catalog import Catalog, Source, match_names
+from corruptkit.catalog import Catalog, Source
 from corruptkit.corruptions import KINDS
 from corruptkit.errors import CatalogError, Problem, nearest_word
+from corruptkit.names import match_names
 
 
 def describe_entries(what: str, pattern: str, load: Callable[[], Catalog]) -> tuple[list[str], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,8 +44,12 @@ class Recipe(BaseModel):
         return Draws(self.seed, f"{kind}@{stage}" if stage else kind)
 
     def in_epoch(self, epoch: int) -> Recipe:
-        """The same recipe, drawn anew for an epoch."""
-        return Recipe(seed=f"{self.seed}.e{epoch}", chain=self.chain)
+        """The same recipe, drawn anew for an epoch. Raises CatalogError where that is no non-negative integer, or it is drawn for one."""
+        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or epoch < 0:
+            raise CatalogError(Problem("epoch", f"found {epoch!r:.80}", "a non-negative integer", "count epochs from 0 on"))
+        if ".e" in self.seed:
+            raise CatalogError(Problem("epoch", f"found the seed {self.seed!r:.80}", "one without an epoch", "take the recipe as it was"))
+        return Recipe(seed=f"{self.seed}.e{operator.index(epoch)}", chain=self.chain)
 
 
 _FIELDS = {
@@ -69,8 +74,14 @@ def load_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise CatalogError(Problem(str(path), f"cannot be read: {error.strerror}", do="name a recipe file")) from None
     except (ValueError, RecursionError) as error:  # ValueError: broken TOML, no UTF-8, an integer of thousands of digits
-        raise CatalogError(Problem(str(path), f"not a TOML file: {str(error).split(chr(59))[0]}", do="mend the file")) from None
+        said = "it begins with a byte order mark" if _begins_marked(path) else str(error).split(chr(59))[0]
+        raise CatalogError(Problem(str(path), f"not a TOML file: {said}", do="mend the file")) from None
     return parse_recipe(table, str(path), path.parent)
+
+
+def _begins_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == b"\xef\xbb\xbf"
 
 
 def name_variant(source: str, stage: Mapping[str, Any], seed: int | str, label: str = "") -> str:

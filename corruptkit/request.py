@@ -94,7 +94,7 @@ def _read_chains(args: Namespace, class_names: Iterable[str]) -> list[Recipe]:
     if "embeddings" in given:
         given["embeddings"] = load_embeddings(Path(given["embeddings"]))  # once for all ratios
     found = []
-    for ratio, seed in product(getattr(args, kind).split(","), (args.seed or "0").split(",")):
+    for ratio, seed in product(getattr(args, kind).split(","), ("0" if args.seed is None else args.seed).split(",")):
         stage = name_classes({"kind": kind, "ratio": ratio.strip(), **given}, class_names)
         try:
             found.append(parse_recipe({"seed": seed.strip(), "chain": [stage]}, f"--{kind}", Path()))

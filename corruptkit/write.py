@@ -7,6 +7,7 @@ tasks of one shard come one after another, while the system still holds it in me
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import warnings
@@ -200,7 +201,15 @@ def _refuse_twice(targets: Sequence[Path]) -> None:
 def _warn_leftovers(target: Path, count: int) -> None:
     if count:
         found = f"{count} edited rows still tell their old caption, in other columns, in other members or in other fields of a .json"
-        warnings.warn(str(Problem(str(target), found, do="let no training read them")), LeftoverWarning, stacklevel=2)
+        warnings.warn(str(Problem(str(target), found, do="let no training read them")), LeftoverWarning, stacklevel=_caller_level())
+
+
+def _caller_level() -> int:
+    """The `stacklevel` of the caller's warning with which it names the line that called corruptkit."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "corruptkit":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _declares_null(dataset: Dataset, plan: Plan) -> bool:

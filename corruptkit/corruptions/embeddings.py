@@ -92,7 +92,9 @@ def _read_batches(source: Path | pa.Table) -> Iterator[pa.RecordBatch]:
         schema = held.schema if table else held.schema_arrow
         for name, good in (("key", _is_text), ("embedding", _is_list)):
             if schema.names.count(name) != 1 or not good(schema.field(name).type):
-                raise ValueError(f"the embeddings hold no such column '{name}', expected key: text and embedding: lists of numbers")
+                kinds = ", ".join(str(field.type) for field in schema if field.name == name)
+                found = f"a column '{name}' of {kinds:.80}" if kinds else f"no column '{name}'"
+                raise ValueError(f"found {found} in the embeddings, expected key: text and embedding: lists of numbers")
         columns = ["key", "embedding"]
         yield from held.select(columns).to_batches(_BATCH) if table else held.iter_batches(_BATCH, columns=columns, use_threads=False)
     except OSError as error:

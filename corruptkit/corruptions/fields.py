@@ -7,6 +7,7 @@ import json
 import operator
 import re
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from math import floor
@@ -34,11 +35,16 @@ _RUN = "[\t\n\v\f\r ]{2,}|[\t\n\v\f\r]"
 WORD = "[^\t\n\v\f\r ]+"
 
 
+def _shown_value(value: object) -> str:
+    """A value as a person wrote it in TOML or JSON: decimals and dates without Python's types."""
+    return str(value) if isinstance(value, Decimal | date) else repr(value)
+
+
 def decimal_text(value: object) -> str:
     """A decimal as the text that stands in an identity: no exponent, no trailing zeros."""
     text = float.__repr__(value) if isinstance(value, float) else str(value).strip()
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or not _DECIMAL.fullmatch(text):
-        raise ValueError(f"found {value!r}, expected a decimal number such as 0.05")
+        raise ValueError(f"found {_shown_value(value)}, expected a decimal number such as 0.05")
     if len(text) > _LONGEST_DECIMAL:
         raise ValueError(f"found a number of {len(text)} characters, expected at most {_LONGEST_DECIMAL}")
     plain = format(Decimal(text), "f")
@@ -48,7 +54,7 @@ def decimal_text(value: object) -> str:
 def _ratio_text(value: object) -> str:
     text = decimal_text(value)
     if Fraction(text) > 1:
-        raise ValueError(f"found {value!r}, expected a ratio in [0, 1]")
+        raise ValueError(f"found {_shown_value(value)}, expected a ratio in [0, 1]")
     return text
 
 
@@ -58,7 +64,7 @@ def _seed_text(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
         raise ValueError("found an integer of thousands of digits, expected it as text")
     if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[0-9]+(\.e[0-9]+)?", str(value)):
-        raise ValueError(f"found {value!r}, expected a seed: a non-negative integer")
+        raise ValueError(f"found {_shown_value(value)}, expected a seed: a non-negative integer")
     number, dot, epoch = str(value).partition(".e")
     return (number.lstrip("0") or "0") + dot + (epoch.lstrip("0") or "0" if dot else "")
 
@@ -143,18 +149,30 @@ def _load_text(path: Path) -> str:
 
 def _load_json(path: Path) -> Any:
     try:
-        return json.loads(_load_text(path), parse_float=Decimal)
+        return json.loads(_load_text(path), parse_float=Decimal, parse_int=_load_integer)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"'{path}' is not JSON: {error}; mend the file") from None
 
 
+def _load_integer(digits: str) -> int:
+    if len(digits) > _LONGEST_DECIMAL:
+        raise ValueError(f"found an integer of {len(digits)} characters, expected at most {_LONGEST_DECIMAL}")
+    return int(digits)
+
+
 def _load_csv(path: Path) -> list[list[str]]:
-    return [row for row in csv.reader(_load_text(path).splitlines()) if row]
+    try:
+        return [row for row in csv.reader(_load_text(path).splitlines()) if row]
+    except csv.Error as error:
+        raise ValueError(f"'{path}' is not CSV: {error}; mend the file") from None
 
 
 def _spread_confusion(lines: list[list[str]]) -> list[list[str]]:
     """The cells of a CSV: a matrix as it stands, or one made of lines of a true class, another class and a count."""
-    if not lines or [cell.strip("\ufeff ").lower() for cell in lines[0]] != _CONFUSION:
+    header = [cell.strip("\ufeff ").lower() for cell in lines[0]] if lines else []
+    if header != _CONFUSION:
+        if set(header) >= set(_CONFUSION):
+            raise ValueError(f"found the header {','.join(header)!r:.80}, expected true,predicted,count; put the columns in this order")
         return lines
     counts: dict[tuple[int, int], Fraction] = {}
     for number, line in enumerate(lines[1:], 2):
@@ -167,8 +185,12 @@ def _spread_confusion(lines: list[list[str]]) -> list[list[str]]:
 
 
 def _fraction_text(value: Fraction) -> str:
-    """A sum of decimals, which has no more places than they have."""
-    places = next(n for n in range(_LONGEST_DECIMAL + 1) if (value * 10**n).denominator == 1)
+    """A sum of decimals, which has no more places than they have: a denominator of 2^a 5^b, of which the larger is their number."""
+    twos, fives = ((value.denominator & -value.denominator).bit_length() - 1), 0
+    rest = value.denominator >> twos
+    while rest > 1:
+        rest, fives = rest // 5, fives + 1
+    places = max(twos, fives)
     digits = str(int(value * 10**places)).rjust(places + 1, "0")
     return f"{digits[:-places]}.{digits[-places:]}" if places else digits
 

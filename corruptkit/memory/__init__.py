@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, Unpack
 
-from corruptkit.errors import DatasetError, Problem
+from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, Problem
 from corruptkit.memory import frames, hub, items, tables
-from corruptkit.memory.tables import How
+from corruptkit.memory.tables import How, check_how
 from corruptkit.plan import Plan, make_plan
 from corruptkit.recipe import Recipe
 
@@ -27,6 +30,7 @@ _KINDS = {
     ("polars", "DataFrame"): Kind(frames.read_frame, frames.edit_frame),
     ("pyarrow", "Table"): Kind(tables.read_table, tables.edit_table),
 }
+_FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: (exclude|eligible)\b)?")
 _ADVICE = {
     ("corruptkit", "Dataset"): "call its with_recipe(recipe)",
     ("datasets", "DatasetDict"): "pick a split, such as splits['train']",
@@ -47,17 +51,47 @@ def corrupt(data: Any, recipe: Recipe, *, epoch: int | None = None, **how: Unpac
     A stream is read once to plan, without its images unless their paths are the keys, and again whenever its rows are. Items are
     all read once, with their images, unless the object tells its labels in `targets`, `labels` or `samples` and there are no captions.
     """
-    kind = _find_kind(data)
-    held = kind.read(data, how)
-    return kind.edit(data, held, _plan_held(held, recipe, epoch, how))
+    with _saying(data):
+        kind, how = _find_kind(data), check_how(how)
+        held = kind.read(data, how)
+        return kind.edit(data, held, _plan_held(held, recipe, epoch, how))
 
 
 def plan_corruption(data: Any, recipe: Recipe, *, epoch: int | None = None, **how: Unpack[How]) -> Plan:
     """The plan by which `corrupt` edits a data set: its variant_id, its counts and every edit. Takes what `corrupt` takes."""
-    return _plan_held(_find_kind(data).read(data, how), recipe, epoch, how)
+    with _saying(data):
+        kind, how = _find_kind(data), check_how(how)
+        return _plan_held(kind.read(data, how), recipe, epoch, how)
 
 
-def _plan_held(held: Any, recipe: Recipe, epoch: int | None, how: How) -> Plan:
+@contextmanager
+def _saying(data: Any) -> Iterator[None]:
+    """What is wrong, in the words of a caller in Python: arguments in the place of flags, the object's type as the source."""
+    try:
+        yield
+    except CorruptkitError as error:
+        names = {"source": type(data).__name__}
+        problems = (
+            replace(p, file=names.get(p.file, p.file), expected=_as_argument(p.expected), do=_as_argument(p.do)) for p in error.problems
+        )
+        said = [replace(problem, file=problem.file.removeprefix("--")) for problem in problems]
+        raise type(error)(*said) from None
+
+
+def _as_argument(text: str) -> str:
+    """Words in which flags are arguments; a command line stays one."""
+    return text if "python pipelines/" in text else _FLAG.sub(_name_argument, text)
+
+
+def _name_argument(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    return f"{name}={flag[2]!r}" if flag[2] else name
+
+
+def _plan_held(held: Any, recipe: object, epoch: int | None, how: How) -> Plan:
+    if not isinstance(recipe, Recipe):
+        found, do = f"an object of type {type(recipe).__name__}", "build one, or read it with load_recipe(path)"
+        raise CatalogError(Problem("recipe", found, "a corruptkit.Recipe", do))
     return make_plan(recipe if epoch is None else recipe.in_epoch(epoch), held.index, strict=how.get("strict", False))
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from corruptkit.errors import DatasetError, Problem
 from corruptkit.formats.conditions import FieldName
 from corruptkit.formats.editing import too_narrow
 from corruptkit.formats.table import Fields, has_path
-from corruptkit.memory.tables import Held, How, column_of, edit_columns, find_cells, read_pieces
+from corruptkit.memory.tables import Held, How, column_of, edit_columns, find_cells, read_pieces, wanted_names
 from corruptkit.plan import Plan
 
 if TYPE_CHECKING:
@@ -18,8 +19,21 @@ if TYPE_CHECKING:
 
 def read_frame(frame: pl.DataFrame, how: How) -> Held:
     """The index of a frame, from its columns of keys and conditions; of images, the paths."""
-    schema = _as_arrow(frame.clear()).schema
+    schema = _read_schema(frame, wanted_names(how))
     return read_pieces("polars.DataFrame", schema, lambda fields: [_read_bare(frame, schema, fields)], how)
+
+
+def _read_schema(frame: pl.DataFrame, wanted: list[str]) -> pa.Schema:
+    """The columns that Arrow has a type for. Raises DatasetError where one that is `wanted` has none."""
+    fields: list[pa.Field] = []
+    for name, kind in frame.schema.items():
+        try:
+            fields.extend(_as_arrow(frame.select(name).clear()).schema)
+        except pa.ArrowException:
+            if name in wanted:
+                found = f"the column '{name}' is of type {kind}"
+                raise DatasetError(Problem("polars.DataFrame", found, "a type that Arrow has", "cast the column")) from None
+    return pa.schema(fields)
 
 
 def _as_arrow(frame: pl.DataFrame) -> pa.Table:

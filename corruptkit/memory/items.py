@@ -160,6 +160,8 @@ def _item_rows(items: Any, shape: Shape, known: Known, name: str) -> Iterator[Ma
     """The conditions of every item, which reads its image with it; its label before a transform, where the object tells it."""
     for number in range(len(items)):
         item = items[number]
+        if isinstance(item, Mapping) and isinstance(shape.label if shape.caption is None else shape.caption, int):
+            raise _other_shape(f"{name}, item {number}")
         row: dict[Place, Any] = dict(item) if isinstance(item, Mapping) else _tuple_row(item, shape, f"{name}, item {number}")
         if known.labels is not None and shape.label is not None:
             row[shape.label if isinstance(item, Mapping) else "label"] = known.labels[number]
@@ -173,7 +175,11 @@ def _tuple_row(item: Any, shape: Shape, where: str) -> dict[Place, Any]:
     try:
         return {field: item[place] for field, place in places.items() if isinstance(place, int)}
     except (IndexError, TypeError):
-        raise DatasetError(Problem(where, "an item of another shape than item 0", "tuples of one length", "mend the data set")) from None
+        raise _other_shape(where) from None
+
+
+def _other_shape(where: str) -> DatasetError:
+    return DatasetError(Problem(where, "an item of another shape than item 0", "tuples of one length or dictionaries", "mend the data set"))
 
 
 @dataclass(frozen=True)
@@ -221,9 +227,13 @@ class CorruptedItems:
 
 def _as_before(found: Any, label: int) -> Any:
     """A label of the type that items have, so that loaders can stack it with others: a tensor, one of NumPy's integers, an integer."""
-    if hasattr(found, "new_tensor"):
-        return found.new_tensor(label)
-    return found.dtype.type(label) if hasattr(found, "dtype") else label
+    try:
+        if hasattr(found, "new_tensor"):
+            return found.new_tensor(label)
+        return found.dtype.type(label) if hasattr(found, "dtype") else label
+    except (OverflowError, RuntimeError):
+        wide = f"the class {label}, in an item whose label is of type {found.dtype}"
+        raise DatasetError(Problem("corrupt", wide, "labels that hold every class", "give labels of 64 bits")) from None
 
 
 def edit_items(items: Any, found: HeldItems, plan: Plan) -> CorruptedItems:

@@ -45,6 +45,25 @@ class How(TypedDict, total=False):
     strict: bool
 
 
+_KINDS = {"classes": "a non-negative integer", "null_label": "True or False", "strict": "True or False"}  # the others are texts
+
+
+def check_how(how: How) -> How:
+    """What was stated, of the types that it must have. Raises CatalogError: a word that is not known would change nothing, silently."""
+    given: dict[str, Any] = dict(how)
+    for name, value in how.items():
+        expected = _KINDS.get(name, "a text")
+        if name not in How.__annotations__:
+            raise CatalogError(Problem(name, f"unknown argument '{name}'", do=nearest_word(name, How.__annotations__)))
+        if value is None and name in ("key", "split", "classes"):
+            continue
+        number = whole_number(value) if name == "classes" else None
+        if not (isinstance(value, bool if name in _KINDS else str) if name != "classes" else number is not None and number >= 0):
+            raise CatalogError(Problem(name, f"found {value!r:.80}", expected, "mend the argument"))
+        given[name] = value if number is None else number
+    return given  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class Held:
     """What is known of a data set in memory: its index, what its columns hold, and how keys are found."""

@@ -411,6 +411,33 @@ def test_all_problems_of_all_files_come_together(tmp_path: Path) -> None:
     assert len(set(found)) == len(found) >= len(files)
 
 
+def test_no_mistake_of_a_grid_hides_another(tmp_path: Path) -> None:
+    """Ratios and seeds that are none, beside words that are none: each is told, with the nearest word."""
+    grid = """
+source = "shaeps"
+[[ladder]]
+kind = "flp"
+ratios = ["5%"]
+seeds = [-1]
+[[ladder]]
+kind = "words"
+levle = 3
+ratios = ["0.1"]
+seeds = []
+[[ladder]]
+kind = "words"
+level = 9
+ratios = ["0.1"]
+seeds = [0]
+"""
+    found = "\n".join(problems_of(write_catalog(tmp_path, {"variants/shapes.toml": grid})))
+    parts = ["source: unknown source 'shaeps'; did you mean 'shapes'?", "ladder.0.ratios: found ratio '5%'", "ladder.0.seeds.0: found -1"]
+    parts += ["ladder.0.kind: unknown kind 'flp'; did you mean 'flip'?", "ladder.1.levle: unknown field 'levle'; did you mean 'level'?"]
+    parts += ["ladder.1.seeds: found []", "ladder.2.level: found 9"]
+    assert found.count("\n") == len(parts) - 1, found
+    assert all(f"variants/shapes.toml, {part}" in found for part in parts), found
+
+
 def test_two_files_may_not_state_one_variant(tmp_path: Path) -> None:
     found = problems_of(write_catalog(tmp_path, {"variants/twice.toml": GRID}))
     assert len(found) == 4

@@ -18,7 +18,7 @@ from corruptkit.opening import open_dataset
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe
 from corruptkit.tasks import Format
-from corruptkit.write import write_variant
+from corruptkit.write import write_variant, write_variants
 from tests.corruptkit.shards import write_tar
 
 COUNT = 10
@@ -119,3 +119,12 @@ def test_caption_below_an_overlay_is_told_of(tmp_path: Path) -> None:
     plan = make_plan(Recipe(seed=5, chain=[Swap(ratio="0.2")]), dataset.index())
     with pytest.warns(LeftoverWarning, match=f": {COUNT} edited rows"):
         write_variant(dataset, plan, tmp_path / "variant", "webdataset")
+
+
+def test_warning_names_the_line_that_called(tmp_path: Path) -> None:
+    dataset = open_dataset(pack(tmp_path / "source", "alt"))
+    plan = make_plan(Recipe(seed=0, chain=[Swap(ratio=1)]), dataset.index())
+    for write in (lambda out: write_variant(dataset, plan, out), lambda out: write_variants(dataset, [(plan, out)])):
+        with pytest.warns(LeftoverWarning) as caught:
+            write(tmp_path / f"out-{id(write)}")
+        assert [warning.filename for warning in caught] == [__file__]

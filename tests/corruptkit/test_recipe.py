@@ -97,6 +97,18 @@ def test_epoch_is_another_seed_text() -> None:
     assert Recipe(seed="03.e012", chain=recipe.chain) == recipe.in_epoch(12)
 
 
+@pytest.mark.parametrize("epoch", [-1, True, 1.0, "1", None])
+def test_epoch_that_is_none_is_refused(epoch: Any) -> None:
+    with pytest.raises(CatalogError, match=r"epoch: found .*, expected a non-negative integer"):
+        Recipe(seed=3, chain=[Flip(ratio="0.1")]).in_epoch(epoch)
+
+
+def test_epoch_of_an_epoch_is_refused() -> None:
+    recipe = Recipe(seed=3, chain=[Flip(ratio="0.1")]).in_epoch(1)
+    with pytest.raises(CatalogError, match=r"epoch: found the seed '3\.e1', expected one without an epoch"):
+        recipe.in_epoch(2)
+
+
 @pytest.mark.parametrize("seed", [0, 2**64, 10**4000], ids=["0", "2^64", "10^4000"])
 def test_seed_of_any_size_is_read_as_integer_or_text(seed: int, tmp_path: Path) -> None:
     recipes = [read_text(f'seed = {spelt}\n[[chain]]\nkind = "flip"\nratio = 0\n', tmp_path) for spelt in (seed, f'"{seed}"')]

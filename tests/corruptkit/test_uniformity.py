@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from corruptkit.accounting import Fit, compare_hits, describe_plan
 from corruptkit.chisquare import pool_cells, upper_tail
-from corruptkit.corruptions import Corruption, Flip, Swap
+from corruptkit.corruptions import Corruption, Flip, Swap, Words
 from corruptkit.draws import Draws
 from corruptkit.index import Index
 from corruptkit.plan import make_plan
@@ -119,6 +120,50 @@ def test_partners_of_swaps_lie_anywhere(index: Index, mode: Any) -> None:
         tables.append(table_p(a % 7, b % 7))
     expect_chance(places, "places")
     expect_chance(tables, "partners")
+
+
+@pytest.mark.parametrize("mode", ["far", "near"])
+def test_pairs_by_direction_lie_anywhere(index: Index, mode: Any) -> None:
+    """Which rows are taken, from where in the source and of which class: embeddings choose the partner, not who is drawn."""
+    vectors = np.stack([np.cos(np.arange(ROWS) * k) for k in (1.0, 2.0, 3.0, 5.0)], axis=1)  # turns that know nothing of the row
+    table = pa.table({"key": [row.key for row in TABLE], "embedding": vectors.tolist()})
+    swap, labels = Swap(ratio="0.2", mode=mode, embeddings=table), np.array([row.label for row in TABLE])
+    places, classes = [], []
+    for seed in SEEDS:
+        edits = make_plan(Recipe(seed=seed, chain=[swap]), index).edits
+        first = np.argsort(edits["rank"].to_numpy())[: len(edits) // 4]  # those that waited first have been taken by their rank
+        rows = np.array([int(key) for key in edits["key"].to_pylist()])[first]
+        places.append(places_p(rows))
+        value = compare_hits(labels, labels[rows]).p_value
+        assert value is not None
+        classes.append(value)
+    expect_chance(places, f"{mode}: places")
+    expect_chance(classes, f"{mode}: classes")
+
+
+def test_edits_of_words_are_uniform() -> None:
+    """Which captions, which of an edit's four kinds, which word of ten goes: each by its share; a kind says nothing of the place."""
+    rows = [Row(f"{i:09d}", i % K, " ".join(f"w{(7 * i + j) % 9000}" for j in range(10))) for i in range(ROWS)]
+    index = index_rows(rows, classes=K)
+    places, kinds, gone, twice = [], [], [], []
+    for seed in SEEDS:
+        edits = make_plan(Recipe(seed=seed, chain=[Words(ratio="0.4")]), index).edits
+        places.append(places_p([int(key) for key in edits["key"].to_pylist()]))
+        told = [_tell_edit(old.split(), new.split()) for old, new in zip(edits["old"].to_pylist(), edits["new"].to_pylist(), strict=True)]
+        kinds.append(uniform_p([("delete", "duplicate", "transpose", "replace").index(kind) / 4 for kind, _ in told], 4))
+        gone.append(uniform_p([(place + 0.5) / 10 for kind, place in told if kind in ("delete", "replace")], 10))
+        lone = [(int(kind == "delete"), place) for kind, place in told if kind != "transpose"]
+        twice.append(table_p(*zip(*lone, strict=True)))
+    for values, what in ((places, "places"), (kinds, "kinds"), (gone, "words"), (twice, "kinds beside words")):
+        expect_chance(values, what)
+
+
+def _tell_edit(old: list[str], new: list[str]) -> tuple[str, int]:
+    """The one edit that was done to ten words, all of them distinct, and where."""
+    place = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    if len(new) == len(old):
+        return ("transpose" if sorted(old) == sorted(new) else "replace"), place
+    return ("delete", place) if len(new) < len(old) else ("duplicate", place - 1)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class RunConfig(_Part):
 
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     images: Positive  # to train on in all; a run may go on to more
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast over fp32 weights
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # tf32: products on tensor cores; bf16: autocast over fp32 weights
     data: ImageConfig
     condition: ConditionConfig
     perturbation: Perturbations = ()

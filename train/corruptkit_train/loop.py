@@ -68,6 +68,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
     share = Share(batch, machine.micro_batch or batch // world, accelerator.process_index, world)
 
     # --- parts -------------------------------------------------------------------------------------------------------
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     denoiser.to(device)
     null = conditions.null.to(device)
     step = TrainingStep(denoiser, config, null).train()

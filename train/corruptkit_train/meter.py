@@ -10,28 +10,30 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from corruptkit_train.conditions import Condition
 from corruptkit_train.models.denoiser import Denoiser
 
-# Dense matrix products of bfloat16 with float32 sums, FLOP/s, as the vendor states them; fp32 runs use TF32, half of it.
+# Dense matrix products, FLOP/s, as the vendor states them: bfloat16 with float32 sums (TF32 is half of it), and float32.
 _PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10G": 70e12,
-    "RTX 4090": 165e12,
+    "H200": (989e12, 67e12),
+    "H100 PCIe": (756e12, 51e12),
+    "H100 NVL": (835e12, 60e12),
+    "H100": (989e12, 67e12),
+    "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 91.6e12),
+    "A10G": (70e12, 31.2e12),
+    "RTX 4090": (165e12, 82.6e12),
 }
 
 
 @torch.no_grad()
 def count_flops(denoiser: Denoiser, condition: Condition, device: torch.device) -> float:
     """FLOPs of one image's training step; `condition` is of one row."""
-    with FlopCounterMode(display=False) as counter:
+    # Attention as plain products: the counter does not know the kernel that a CPU has for it.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         sample = torch.zeros(1, *denoiser.sample_shape, device=device)
         denoiser(sample, torch.zeros(1, dtype=torch.int64, device=device), denoiser.embed(condition), condition.mask)
     return 3.0 * float(counter.get_total_flops())
@@ -41,9 +43,9 @@ def find_peak(device: torch.device, precision: str) -> tuple[float, str]:
     """The peak FLOP/s of a device and where that is from: the vendor's table, or a product of matrices timed here."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for part, peak in _PEAKS.items():
+        for part, (half, full) in _PEAKS.items():
             if part in name:
-                return (peak if precision == "bf16" else peak / 2), f"{name}, stated"
+                return {"bf16": half, "tf32": half / 2, "fp32": full}[precision], f"{name}, stated"
     return _time_product(device, torch.bfloat16 if precision == "bf16" else torch.float32), "a product of matrices, measured"
 
 

@@ -78,10 +78,10 @@ def test_types_of_numbers_and_order_of_rows_are_nothing(kind: pa.DataType, tmp_p
         (table_of(["a", "b"], [[1, 0], [float("inf"), 1]]), "row 1 of"),
         (table_of(["a"], [[]]), "row 0 of the embeddings is no vector, expected some finite numbers"),
         (table_of(pa.array([], pa.string()), []), "hold no row"),
-        (table_of(["a"], ["x"], pa.string()), "no such column 'embedding'"),
-        (table_of(["a"], [["x"]], pa.list_(pa.string())), "no such column 'embedding'"),
-        (table_of([1], [[1]]), "no such column 'key'"),
-        (pa.table({"key": ["a"]}), "no such column 'embedding'"),
+        (table_of(["a"], ["x"], pa.string()), "a column 'embedding' of string"),
+        (table_of(["a"], [["x"]], pa.list_(pa.string())), "a column 'embedding' of list"),
+        (table_of([1], [[1]]), "a column 'key' of int64"),
+        (pa.table({"key": ["a"]}), "no column 'embedding'"),
     ],
 )
 def test_what_is_no_embedding_is_refused(table: pa.Table, said: str, tmp_path: Path) -> None:

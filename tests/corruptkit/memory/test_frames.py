@@ -55,3 +55,17 @@ def test_caption_that_its_type_does_not_hold_is_refused() -> None:
     assert (swapped.schema, swapped["caption"].to_list()) == (frame.schema, ["dog", "cat"])
     with pytest.raises(ck.DatasetError, match="cannot hold every caption; cast it to text"):
         ck.corrupt(frame, ck.Recipe(seed=0, chain=[ck.Constant(ratio="1", text="emu")]))
+
+
+def test_column_that_arrow_has_no_type_for_is_left_alone_or_refused() -> None:
+    """What cannot be read must not be taken for something that is not there: without its keys, rows would be named by their order."""
+    wide = pl.Series([2**100, 1, 2], dtype=pl.Int128)
+    frame = pl.DataFrame({"label": [0, 1, 2], "size": wide})
+    made = ck.corrupt(frame, ck.Recipe(seed=0, chain=[ck.Flip(ratio="1")]))
+    assert made["size"].equals(frame["size"])
+    assert all(a != b for a, b in zip(made["label"], frame["label"], strict=True))
+    for name, how in (("key", {}), ("label", {}), ("size", {"key": "size"}), ("size", {"key": "column:size"})):
+        with pytest.raises(
+            ck.DatasetError, match=f"the column '{name}' is of type Int128, expected a type that Arrow has; cast the column"
+        ):
+            ck.corrupt(frame.with_columns(wide.alias(name)), ck.Recipe(seed=0, chain=[ck.Flip(ratio="1")]), **how)

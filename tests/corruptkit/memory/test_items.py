@@ -167,6 +167,7 @@ def test_items_that_change_are_refused() -> None:
     [
         ([(b"", 0), (b"", 0.5)], {}, "'label' is of type float"),
         ([(b"", 0), (b"",)], {}, "item 1: an item of another shape than item 0"),
+        ([(b"", 0), {"label": 1}], {}, "item 1: an item of another shape than item 0"),
         ([(b"", 0)], {"label_column": "2"}, "no place '2' in tuples of 2"),
         ([(b"", 0)], {"label_column": "label"}, "no place 'label' in tuples of 2"),
         ([(b"", 2**70)], {}, "fits no column"),
@@ -182,3 +183,74 @@ def test_items_that_are_wrong_are_refused(items: Any, how: Any, said: str) -> No
         ck.corrupt(items, ALL, **how)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", [np.uint8, lambda n: torch.tensor(n, dtype=torch.uint8)])
+def test_label_that_its_type_does_not_hold_is_refused(label: Any) -> None:
+    made = ck.corrupt([(b"", label(n % 3)) for n in range(12)], ck.Recipe(seed=0, chain=[ck.Drop(ratio="1", mode="label")]), classes=256)
+    with pytest.raises(
+        ck.DatasetError, match=r"the class 256, in an item whose label is of type .*uint8, expected labels that hold every class"
+    ):
+        made[0]
+
+
+class Pictures:
+    """As torchvision's CIFAR10 has it: arrays in `data`, a list of `targets`, `classes` and `class_to_idx`."""
+
+    base_folder, train = "cifar-10-batches-py", True
+
+    def __init__(self, root: Path, transform: Any = None, target_transform: Any = None) -> None:
+        self.root, self.transform, self.target_transform = str(root), transform, target_transform
+        self.transforms = (transform, target_transform)
+        self.data = np.arange(12 * 2 * 2 * 3, dtype=np.uint8).reshape(12, 2, 2, 3)
+        self.targets = [n % 3 for n in range(12)]
+        self.classes = ["plane", "car", "bird"]
+        self.class_to_idx = {name: n for n, name in enumerate(self.classes)}
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, target = self.data[index], self.targets[index]
+        image = image if self.transform is None else self.transform(image)
+        return image, target if self.target_transform is None else self.target_transform(target)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class Files:
+    """As torchvision's ImageFolder has it: `samples` and `imgs`, `targets`, `classes`, `class_to_idx`, a `loader`."""
+
+    def __init__(self, root: Path, transform: Any = None, target_transform: Any = None) -> None:
+        self.root, self.transform, self.target_transform = str(root), transform, target_transform
+        self.loader, self.extensions = (lambda path: np.frombuffer(Path(path).read_bytes(), np.uint8)), (".png",)
+        self.classes = sorted(path.name for path in root.iterdir())
+        self.class_to_idx = {name: n for n, name in enumerate(self.classes)}
+        self.samples = [(str(path), n) for name, n in self.class_to_idx.items() for path in sorted((root / name).iterdir())]
+        self.targets = [target for _, target in self.samples]
+        self.imgs = self.samples
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        path, target = self.samples[index]
+        image = self.loader(path)
+        image = image if self.transform is None else self.transform(image)
+        return image, target if self.target_transform is None else self.target_transform(target)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@pytest.mark.parametrize("kind", [Pictures, Files])
+@pytest.mark.parametrize("transform", [None, lambda label: torch.nn.functional.one_hot(torch.tensor(label), 3)], ids=["bare", "one-hot"])
+def test_data_sets_of_torchvisions_shape(kind: Any, transform: Any, folder: Path) -> None:
+    clean = kind(folder, transform=lambda image: image.astype(np.float32) / 255, target_transform=transform)
+    made, plan = ck.corrupt(clean, FLIP), ck.plan_corruption(clean, FLIP)
+    assert (plan.counts().changed, plan.source["classes"], len(made)) == (6, 3, 12)
+    labels = [int(torch.as_tensor(made[n][1]).argmax() if transform else made[n][1]) for n in range(12)]
+    assert sum(a != b for a, b in zip(labels, clean.targets, strict=True)) == 6
+    assert all(np.array_equal(made[n][0], clean[n][0]) for n in range(12))
+    assert type(made[0][1]) is type(clean[0][1])
+    for name in ("targets", "samples", "imgs"):
+        assert not hasattr(made, name), "it would tell the clean labels"
+    if kind is Files:
+        assert plan.variant_id == ck.make_plan(FLIP, ck.open_dataset(folder).index()).variant_id
+    again = ck.corrupt(Subset(clean, range(12)), FLIP)
+    assert [int(torch.as_tensor(again[n][1]).argmax() if transform else again[n][1]) for n in range(12)] == labels

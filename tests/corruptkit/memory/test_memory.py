@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -244,3 +245,64 @@ def test_empty_data_sets_have_no_edits() -> None:
     for data in (table, pl.from_arrow(table), datasets.Dataset(table), []):
         assert ck.plan_corruption(data, FLIP).counts().changed == 0
         ck.corrupt(data, FLIP)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"clases": 3}, "clases: unknown argument 'clases'; did you mean 'classes'?"),
+        ({"classes": "3"}, "classes: found '3', expected a non-negative integer; mend the argument"),
+        ({"classes": 3.0}, "classes: found 3.0, expected a non-negative integer"),
+        ({"classes": -1}, "classes: found -1, expected a non-negative integer"),
+        ({"classes": True}, "classes: found True, expected a non-negative integer"),
+        ({"key": 3}, "key: found 3, expected a text"),
+        ({"split": 3}, "split: found 3, expected a text"),
+        ({"label_column": None}, "label_column: found None, expected a text"),
+        ({"strict": "no"}, "strict: found 'no', expected True or False"),
+        ({"null_label": 1}, "null_label: found 1, expected True or False"),
+        ({"bad": "skip"}, "bad: found 'skip'; valid are: exclude, refuse"),
+        ({"epoch": -1}, "epoch: found -1, expected a non-negative integer"),
+    ],
+)
+def test_arguments_that_are_wrong_are_refused(how: Any, said: str) -> None:
+    for call in (ck.corrupt, ck.plan_corruption):
+        with pytest.raises(ck.CatalogError) as caught:
+            call(table_with(), FLIP, **how)
+        assert str(caught.value).startswith(said)
+
+
+def test_number_of_classes_may_be_one_of_numpys() -> None:
+    one, other = (ck.plan_corruption(table_with(), FLIP, classes=classes) for classes in (7, np.int64(7)))
+    assert one.variant_id == other.variant_id
+
+
+@pytest.mark.parametrize("recipe", [{"seed": 0, "chain": []}, "recipe.toml", None, ck.Flip])
+def test_what_is_no_recipe_is_refused(recipe: Any) -> None:
+    with pytest.raises(ck.CatalogError, match=r"recipe: an object of type .*, expected a corruptkit.Recipe; build one, or read it"):
+        ck.corrupt(table_with(), recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "how", "said"),
+    [
+        ({"label": [0, 1, 2, 9]}, {"classes": 3}, "state the right classes or mend the label"),
+        ({"key": ["a", "b", None, "d"]}, {}, "leave such rows out with bad='exclude'"),
+        ({"key": ["a", "a", "b", "c"]}, {}, "choose another key rule"),
+        ({"label": [0.5, 1, 2, 0]}, {}, "or name another label_column"),
+        ({}, {"split": "a/b"}, "split: the split 'a/b'"),
+        ({}, {"key": "regex:("}, "key: the pattern of"),
+        ({}, {"strict": True}, "lower the ratio or use of='eligible'"),
+    ],
+)
+def test_messages_speak_of_arguments(change: Any, how: Any, said: str) -> None:
+    recipe = ck.Recipe(seed=0, chain=[ck.Flip(ratio="1", where={"classes": [1]})])
+    with pytest.raises(ck.CorruptkitError) as caught:
+        ck.corrupt(table_with(**change), recipe, **how)
+    assert said in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+def test_flags_of_a_command_line_stay() -> None:
+    table = pa.table({"key": ["a"], "caption": ["x"]})
+    with pytest.raises(ck.CatalogError, match="--ratio 1 --seed 0 --levels 5 --table FILE"):
+        ck.corrupt(table, ck.Recipe(seed=0, chain=[ck.Rewrite(ratio="1")]))
