@@ -11,14 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -157,7 +155,6 @@ def test_one_image_fills_any_batch(tmp_path: Path) -> None:
         ({"data": {"size": 10}}, "model: samples of 10 x 10, expected a square side divisible by 4; change patch or the size"),
         ({"model": {"learned_variance": True}}, "found learned_variance in one of model and objective, expected it in both or in none"),
         ({"precision": "fp16"}, "precision: found 'fp16'; did you mean 'bf16'?"),
-        ({"sampler": {"name": "euler"}}, "found sampler euler with objective eps, expected dpmpp or ddim; choose one"),
         ({"objective": {"kind": "v", "learned_variance": 1}}, "objective.v.learned_variance: unknown field"),
         ({"optimiser": {"rate": float("inf")}}, "optimiser.rate: found inf, expected a finite number"),
         ({"machine": {"micro_batch": 3}}, "found machine.micro_batch = 3, expected a divisor of optimiser.batch = 16"),
@@ -281,16 +278,13 @@ def test_records_that_are_not_of_this_run(again: Path, tmp_path: Path, name: str
 
 
 def test_a_record_that_was_edited(again: Path, tmp_path: Path) -> None:
-    """Its checkpoints are of another run then: neither sampled nor trained on."""
+    """Its checkpoints are of another run then."""
     record = json.loads((again / "run.json").read_text())
     whole = copy.deepcopy(record)
     record["config"]["objective"]["schedule"]["beta_end"] = 0.03
     (again / "run.json").write_text(json.dumps(record))
-    for line in (
-        refused(tmp_path / "samples", "sample", again, "--count", 2),
-        refused(again, "run", again / "run.json", "--data", again.parent / "src"),
-    ):
-        assert f"a checkpoint of run {whole['run'][:16]}, expected of run " in line
+    line = refused(again, "run", again / "run.json", "--data", again.parent / "src")
+    assert f"a checkpoint of run {whole['run'][:16]}, expected of run " in line
     (again / "run.json").write_text("{")
     assert "nor a run.json" in refused(again, "run", write_run(tmp_path / "run.json"), "--data", again.parent / "src")
     assert "nor a run.json" in refused(tmp_path / "samples", "sample", again, "--count", 2)
@@ -372,57 +366,6 @@ def test_an_encoder_without_its_tokenizer(source: Path, tmp_path: Path) -> None:
         refused(tmp_path / "samples", "sample", tmp_path / "run", "--count", 1, "--prompts", tmp_path / "prompts"),
     ):
         assert "no text encoder could be loaded: its tokenizer knows no words, expected weights in safetensors with their tokenizer" in line
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--count", 0), "argument --count: found '0', expected 1 or more"),
-        (("--count", 2, "--batch", 0), "argument --batch: found '0', expected 1 or more"),
-        (("--count", 2, "--scale", "1,x"), "--scale: found '1,x', expected numbers of 0 or more with commas"),
-        (("--count", 2, "--scale", "nan"), "--scale: found 'nan'"),
-        (("--count", 2, "--scale", "1.0000001,1"), "--scale: found '1.0000001', expected six digits at most, such as 1; round it"),
-        (("--count", 2, "--labels", "1,4"), "--labels: found '4', expected classes from 0 to 3"),
-        (("--count", 2, "--prompts", "x"), "--prompts: captions for a model of classes, expected --labels"),
-        (("--count", 2, "--checkpoint", 5), "no checkpoint at 5 images, expected one of: 32"),
-        (("--count", 2, "--set", "stps=3"), "sampler.stps: unknown field 'stps'; did you mean 'steps'?"),
-        (("--count", 2, "--set", "name=euler"), "found sampler euler with objective eps, expected dpmpp or ddim"),
-    ],
-)
-def test_samples_that_cannot_be(trained: Path, tmp_path: Path, words: tuple[object, ...], said: str) -> None:
-    assert said in refused(tmp_path / "samples", "sample", trained, *words)
-    assert not (tmp_path / "samples").exists()
-
-
-def test_places_that_samples_cannot_have_or_come_from(trained: Path, tmp_path: Path) -> None:
-    assert "run.json: it is not there, expected the folder of a run" in refused(tmp_path / "s", "sample", tmp_path, "--count", 2)
-    assert "something else lies there, expected an empty folder" in refused(trained, "sample", trained, "--count", 2)
-    for text in ("{", "[]"):
-        (tmp_path / "out").mkdir(exist_ok=True)
-        (tmp_path / "out" / "samples.json").write_text(text)
-        assert "samples.json: it cannot be read" in refused(tmp_path / "out", "sample", trained, "--count", 2)
-
-
-def test_samples_of_prompts_that_are_numbers(source: Path, tiny: Path, tmp_path: Path) -> None:
-    """A caption of digits is no class; what a killed process left is no file of the samples."""
-    run = write_run(tmp_path / "run.json", condition={"kind": "text", "encoder": {"name": str(tiny), "max_tokens": 20}})
-    assert call("run", run, "--data", source, "--out", tmp_path / "run").status == 0
-    (tmp_path / "prompts").write_text("22\n1 dog\n")
-    words = ("sample", tmp_path / "run", "--count", 2, "--prompts", tmp_path / "prompts", "--scale", "1.5", "--out", tmp_path / "out")
-    assert call(*words, "--format", "npz").status == 0
-    assert np.load(tmp_path / "out" / "s1.5" / "samples.npz").files == ["arr_0"]
-    (tmp_path / "out" / "s1.5" / "samples.npz.17.tmp").write_bytes(b"half")
-    assert call(*words, "--format", "npz").status == 0
-    files = json.loads((tmp_path / "out" / "samples.json").read_text())["files"]
-    assert [file["path"] for file in files] == ["s1.5/samples.npz"]
-
-
-def test_samples_are_named_by_number_and_condition(trained: Path, tmp_path: Path) -> None:
-    assert call("sample", trained, "--count", 3, "--labels", "2,0", "--scale", "1,2", "--out", tmp_path / "out").status == 0
-    for scale in ("s1", "s2"):
-        with tarfile.open(tmp_path / "out" / scale / "000000.tar") as tar:
-            told = {name: json.loads(tar.extractfile(name).read()) for name in tar.getnames() if name.endswith(".json")}  # type: ignore[union-attr]
-        assert [said["condition"] for said in told.values()] == ["2", "0", "2"]
 
 
 @pytest.mark.parametrize("delay", [0.5, 1.0, 2.0])

@@ -18,13 +18,6 @@ _EXAMPLES = """examples:
 """
 
 
-def positive_number(text: str) -> int:
-    """A count of one or more, as argparse takes it."""
-    if not whole_number(text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected 1 or more")
-    return int(text)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     parser = Parser(
@@ -54,7 +47,7 @@ def _add_run(commands: Any) -> None:
 def _add_sample(commands: Any) -> None:
     parser = add_command(commands, "sample", "sample a trained model: images with a manifest that names the checkpoint")
     parser.add_argument("run", metavar="DIR", help="the run's folder")
-    parser.add_argument("--count", type=positive_number, metavar="N", required=True, help="images for each scale")
+    parser.add_argument("--count", type=whole_number, metavar="N", required=True, help="images for each scale")
     parser.add_argument("--scale", metavar="S", help="guidance scale, 1 for none; several with commas (default: the run's)")
     parser.add_argument("--out", metavar="DIR", required=True, help="a new folder; an unfinished one of the same request is finished")
     parser.add_argument("--seed", type=whole_number, metavar="S", default=0, help="of the starts: image i is the same for any count")
@@ -62,7 +55,7 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument("--labels", metavar="LIST", help="classes, with commas, taken in turn (default: all classes)")
     parser.add_argument("--checkpoint", type=whole_number, metavar="IMAGES", help="images seen at the checkpoint (default: the newest)")
     parser.add_argument("--weights", choices=("average", "raw"), default="average", help="the moving average (default) or the weights")
-    parser.add_argument("--batch", type=positive_number, metavar="N", default=64, help="images at a time (default 64): it changes no image")
+    parser.add_argument("--batch", type=whole_number, metavar="N", default=64, help="images at a time (default 64): it changes no image")
     parser.add_argument(
         "--format", choices=("tar", "npz"), default="tar", help="PNGs in tars (default), or one array as evaluators read it"
     )

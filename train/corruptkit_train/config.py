@@ -24,7 +24,7 @@ from corruptkit_train.images import ImageConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Noise, Objective
 from corruptkit_train.perturbation import Perturbations
-from corruptkit_train.sampling import SamplerConfig, check_sampler
+from corruptkit_train.sampling import SamplerConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -104,7 +104,6 @@ class RunConfig(_Part):
             raise ValueError("found a pixel-unet with captions, expected classes; choose model.kind unet or dit")
         if self.condition.kind == "text" and self.model.kind == "dit" and self.condition.encoder.output == "tokens":
             raise ValueError("found a dit with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
-        check_sampler(self.objective, self.sampler)
         if self.images % self.optimiser.batch:
             raise ValueError(f"found images = {self.images}, expected a multiple of optimiser.batch = {self.optimiser.batch}")
         if self.optimiser.batch % (self.machine.micro_batch or 1):

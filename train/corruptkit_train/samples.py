@@ -85,14 +85,13 @@ def write_samples(
         with lock_folder(out):
             _claim(out, record)
             step = _SHARD if request.format == "tar" else request.count
-            starts = range(0, request.count, step)
-            missing = [start for start in starts if not _whole(out, request, start)]
-            for start in watch(missing, len(missing)) if watch else missing:
+            starts = [start for start in range(0, request.count, step) if not _whole(out, request, start)]
+            for start in watch(starts, len(starts)) if watch else starts:
                 numbers = torch.arange(start, min(start + step, request.count))
                 pixels = sample_numbers(trained, request, vocabulary, numbers, batch)
                 for scale, images in zip(request.scales, pixels, strict=True):
-                    _write_shard(out, request, scale, numbers, images, classes=trained.denoiser.classes is not None)
-            manifest = record | {"files": _digest_files(out, request, starts)}
+                    _write_shard(out, request, scale, numbers, images)
+            manifest = record | {"files": _digest_files(out, request)}
             write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), out)
             (out / _REQUEST).unlink(missing_ok=True)
     return manifest
@@ -113,7 +112,7 @@ def _claim(out: Path, record: Mapping[str, Any]) -> None:
     for name in (MANIFEST, _REQUEST):
         file = out / name
         if file.exists():
-            before = _read_request(file)
+            before = json.loads(file.read_text())
             differs = next((field for field in record if before.get(field) != record[field]), None)
             if differs:
                 found, expected = f"other samples: {differs} is {before.get(differs)!r:.60}", f"{record[differs]!r:.60}"
@@ -122,16 +121,6 @@ def _claim(out: Path, record: Mapping[str, Any]) -> None:
     if any(out.iterdir()):
         raise ck.ConflictError(ck.Problem(str(out), "something else lies there", "an empty folder", "choose another --out"))
     write_atomic(out / _REQUEST, (json.dumps(record, indent=2) + "\n").encode(), out)
-
-
-def _read_request(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ck.ConflictError(ck.Problem(str(file), "it cannot be read", "what was asked for here", "choose another --out"))
-    return found
 
 
 def _file(out: Path, request: Request, scale: float, start: int) -> Path:
@@ -143,13 +132,13 @@ def _whole(out: Path, request: Request, start: int) -> bool:
     return all(_file(out, request, scale, start).exists() for scale in request.scales)
 
 
-def _write_shard(out: Path, request: Request, scale: float, numbers: Tensor, images: Tensor, *, classes: bool) -> None:
+def _write_shard(out: Path, request: Request, scale: float, numbers: Tensor, images: Tensor) -> None:
     file = _file(out, request, scale, int(numbers[0]))
     file.parent.mkdir(exist_ok=True)
     pixels = images.permute(0, 2, 3, 1).numpy()
     with open_atomic(file, file.parent) as opened:
         if request.format == "npz":
-            if classes:
+            if request.words[0].isdigit():
                 np.savez(opened, arr_0=pixels, arr_1=_class_ids(request))
             else:
                 np.savez(opened, arr_0=pixels)
@@ -177,10 +166,10 @@ def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _digest_files(out: Path, request: Request, starts: range) -> list[dict[str, Any]]:
+def _digest_files(out: Path, request: Request) -> list[dict[str, Any]]:
     found = []
     for scale in request.scales:
-        for file in (_file(out, request, scale, start) for start in starts):  # a killed process may have left others
+        for file in sorted((out / f"s{scale:g}").iterdir()):
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             found.append({"path": file.relative_to(out).as_posix(), "bytes": file.stat().st_size, "sha256": digest})
