@@ -38,7 +38,7 @@ class ConditionConfig(_Part):
     """What the network is told: the class, or the caption in the states of a frozen text encoder."""
 
     kind: Literal["class", "text"]
-    dropout: Share = 0.1  # rows whose condition is the null one, for guidance (paper.md 10: the rate is not stated; 0.1 is usual)
+    dropout: Share = 0.1  # rows whose condition is the null one, for guidance (the paper does not state its rate; 0.1 is usual)
     encoder: TextEncoder = TextEncoder()  # for text alone
     each_epoch: str = ""  # a recipe file: conditions corrupted anew in every epoch ("random data corruption", paper Table 7)
 
@@ -46,10 +46,10 @@ class ConditionConfig(_Part):
 class OptimiserConfig(_Part):
     """AdamW (Loshchilov & Hutter 2019), constant rate after a linear warm-up."""
 
-    rate: Annotated[float, Field(gt=0)] = 1e-4
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    decay: Annotated[float, Field(ge=0)] = 0.0
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    rate: Annotated[float, Field(gt=0)] = 1e-4  # of learning
+    betas: tuple[Share, Share] = (0.9, 0.999)  # of the means of gradients and of their squares
+    decay: Annotated[float, Field(ge=0)] = 0.0  # of weights
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8  # beside the root of squares
     clip: Annotated[float, Field(gt=0)] | None = 1.0  # of the gradient's norm
     warmup: Annotated[int, Field(ge=0)] = 0  # images
     batch: Positive = 128  # images of a step, over all processes
@@ -68,13 +68,13 @@ class MachineConfig(_Part):
     micro_batch: Positive | None = None  # images of a forward pass on each process; default: batch / processes
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read and decode, beside each that trains
     hold: Annotated[int, Field(ge=0)] = 1 << 30  # bytes of decoded images that may be held in memory (centre crops only)
-    compile: bool = False
+    compile: bool = False  # the network, by torch.compile
     report: Positive = 50  # steps between two lines of the log
     sample: Annotated[int, Field(ge=0)] = 0  # images between two grids; 0: one at the end
     save: Annotated[int, Field(ge=0)] = 0  # images between two checkpoints; 0: one at the end
     keep: Positive = 2  # newest checkpoints that stay
     keep_every: Annotated[int, Field(ge=0)] = 0  # checkpoints at multiples of so many images stay as well
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # what draws the log's curves besides
 
 
 class RunConfig(_Part):

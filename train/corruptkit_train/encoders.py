@@ -53,7 +53,7 @@ class TextEncoder(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(min_length=1)] = "minilm"  # "minilm", a folder, or a repository of the Hub
-    output: Literal["pooled", "tokens"] = "pooled"
+    output: Literal["pooled", "tokens"] = "pooled"  # tokens are for model.kind = "unet"
     max_tokens: Annotated[int, Field(ge=2, le=4096)] = 77  # the paper's length; a longer caption is cut
 
 

@@ -30,9 +30,9 @@ class ImageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: Annotated[int, Field(ge=4, le=4096)]
-    channels: Literal[1, 3] = 3
-    crop: Literal["center", "random"] = "center"
+    size: Annotated[int, Field(ge=4, le=4096)]  # pixels a side
+    channels: Literal[1, 3] = 3  # grey, or red, green and blue
+    crop: Literal["center", "random"] = "center"  # where along the longer edge the square lies
     flip: bool = False  # left and right, for every second image
     bad: Literal["refuse", "exclude"] = "refuse"  # an image that cannot be decoded: stop, or take the next row in its place
 

@@ -28,9 +28,9 @@ class _Part(BaseModel):
 class Schedule(_Part):
     """Betas by the names that diffusers has: LDM's "linear" is `scaled_linear` 0.0015 to 0.0195, DiT's is `linear` 0.0001 to 0.02."""
 
-    name: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0001
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    name: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"  # the last one is the cosine; it needs no betas
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0001  # at the first of 1,000 steps
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02  # at the last
 
     @model_validator(mode="after")
     def _ascend(self) -> Schedule:
@@ -44,7 +44,7 @@ class Noise(_Part):
 
     kind: Literal["eps"] = "eps"
     schedule: Schedule = Schedule()
-    learned_variance: bool = False
+    learned_variance: bool = False  # as the model has it
     min_snr: Annotated[float, Field(gt=0)] | None = None  # gamma of Hang et al. 2023; 5 is theirs
 
 
@@ -53,16 +53,16 @@ class Velocity(_Part):
 
     kind: Literal["v"] = "v"
     schedule: Schedule = Schedule()
-    min_snr: Annotated[float, Field(gt=0)] | None = None
+    min_snr: Annotated[float, Field(gt=0)] | None = None  # gamma of Hang et al. 2023
 
 
 class Flow(_Part):
     """Predict eps - x at a time that is uniform, or the logistic of a normal (Esser et al. 2024, eq. 19)."""
 
     kind: Literal["flow"] = "flow"
-    times: Literal["uniform", "logit_normal"] = "uniform"
-    mean: float = 0.0
-    std: Annotated[float, Field(gt=0)] = 1.0
+    times: Literal["uniform", "logit_normal"] = "uniform"  # how times are drawn
+    mean: float = 0.0  # of the normal
+    std: Annotated[float, Field(gt=0)] = 1.0  # of the normal
 
 
 Objective = Annotated[Noise | Velocity | Flow, Field(discriminator="kind")]

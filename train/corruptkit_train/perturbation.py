@@ -26,8 +26,8 @@ class Cep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["cep"] = "cep"
-    distribution: Literal["uniform", "gaussian"] = "uniform"
-    gamma: Gamma = 1.0
+    distribution: Literal["uniform", "gaussian"] = "uniform"  # CEP-U, or CEP-G
+    gamma: Gamma = 1.0  # the paper's strength: 1 for all its models
     scale: Literal["std", "sqrt_gamma"] = "std"  # std = gamma/sqrt(d), or sqrt(gamma/d); one number at gamma = 1
     d: Literal["last", "all"] = "last"  # D, or T*D: the width of one token, or of all tokens of an image
     null: bool = True  # as eq. 8 reads: the null row is an embedding like any other
@@ -48,7 +48,7 @@ class InputNoise(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["input"] = "input"
-    gamma: Gamma = 0.1
+    gamma: Gamma = 0.1  # of eps'; the paper does not state it, Ning et al. have 0.1
 
 
 class EmbeddingDropout(BaseModel):
@@ -57,7 +57,7 @@ class EmbeddingDropout(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["dropout"] = "dropout"
-    rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    rate: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of coordinates
 
 
 class LabelSmoothing(BaseModel):
@@ -66,7 +66,7 @@ class LabelSmoothing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["smoothing"] = "smoothing"
-    rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    rate: Annotated[float, Field(ge=0, le=1)] = 0.1  # of the mean of all classes
 
 
 Perturbation = Annotated[Cep | InputNoise | EmbeddingDropout | LabelSmoothing, Field(discriminator="kind")]

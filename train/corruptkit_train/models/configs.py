@@ -41,13 +41,13 @@ class DiTConfig(_Config):
         for patch in (2, 4, 8)
     }
     kind: Literal["dit"] = "dit"
-    depth: PositiveInt
-    width: PositiveInt
-    heads: PositiveInt
-    patch: PositiveInt
+    depth: PositiveInt  # blocks
+    width: PositiveInt  # of a token; also d, the width of a class's embedding
+    heads: PositiveInt  # of attention
+    patch: PositiveInt  # pixels a side that become a token
     text_layers: Literal[1, 2] = 1  # matrices between pooled text states and the network's width
     frequency_shift: Literal[0, 1] = 1  # 1 exports to diffusers' own class; 0 is how the paper's authors space frequencies
-    norm_eps: float = Field(default=1e-6, gt=0, le=1e-3)
+    norm_eps: float = Field(default=1e-6, gt=0, le=1e-3)  # of the norms before the MLPs
 
     @model_validator(mode="after")
     def _check_width(self) -> Self:
@@ -59,11 +59,11 @@ class DiTConfig(_Config):
 class _UNetConfig(_Config):
     """The shape of a UNet: a level for each number of channels, each at half the side of the one before."""
 
-    channels: Sizes = Field(min_length=1)
+    channels: Sizes = Field(min_length=1)  # of each level
     layers: PositiveInt = 2  # residual blocks a level
-    attention: Flags  # a level each
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    norm_groups: PositiveInt = 32
+    attention: Flags  # whether a level attends, for each
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # within residual blocks
+    norm_groups: PositiveInt = 32  # of group norms
     table_std: float = Field(default=1.0, gt=0)  # of the class table at the start; a perturbation's strength is relative to it
 
     @model_validator(mode="after")
@@ -87,7 +87,7 @@ class UNetConfig(_UNetConfig):
         "UNet-64": {"kind": "unet", "channels": [64, 128, 192, 256], "attention": [False, False, True, True], "condition_width": 256},
     }
     kind: Literal["unet"] = "unet"
-    heads: PositiveInt = 4
+    heads: PositiveInt = 4  # of attention
     condition_width: PositiveInt = 512  # of the class table; text brings its own
     mask_padding: bool = True  # whether attention leaves out the tokens that only fill a caption up
 
