@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/train/categories.py RUN SHUFFLED_RUN --source data/openmoji [--each N] [--scale S] [--record]
 
-Fifty captions of each of OpenMoji's ten groups are sampled; a small network that was trained on the real images says which group a
+Up to fifty captions of each of OpenMoji's ten groups are sampled; a small network that was trained on the real images says which group a
 sample shows. Chance is one in ten. The judge's own accuracy on images that it has not seen stands beside it. Two grids, one a run,
 and the real images of the same captions are saved for the eye.
 """
@@ -96,18 +96,19 @@ def main() -> None:
     names = ("captions as the recipe left them", "every caption swapped")
     seen = mean_accuracy(judge, images[rows], labels[rows], classes)
     lines = [
-        f"{len(rows)} captions, {args.each} of each of {classes} groups, at guidance {args.scale:g}; chance is {1 / classes:.1%}.",
+        f"{len(rows)} captions, up to {args.each} of each of {classes} groups, at guidance {args.scale:g}; chance is {1 / classes:.1%}.",
         f"The judge recognises {known:.1%} of real images that it has not seen, {seen:.1%} of those that the captions belong to.",
         "",
         "| run | variant_id | images trained on | samples whose group is recognised | times chance |",
         "|---|---|---|---|---|",
     ]
-    shown = torch.cat([torch.arange(group * args.each, group * args.each + 10) for group in range(classes)])
+    asked = labels[rows]
+    shown = torch.cat([(asked == group).nonzero().flatten()[:10] for group in range(classes)])
     tile_images(images[rows][shown], 10).save(args.grids / "real.png")
     for home, name in zip(args.runs, names, strict=True):
         samples = sample_captions(home, captions, args.scale)
         tile_images(samples[shown], 10).save(args.grids / f"{home.name}.png")
-        share = mean_accuracy(judge, samples, labels[rows], classes)
+        share = mean_accuracy(judge, samples, asked, classes)
         state = find_run(home, None)[1].state
         lines.append(f"| {name} | {state['data']['variant_id']} | {state['images']:,} | {share:.1%} | {share * classes:.1f} |")
     command = f"`benchmarks/train/categories.py {args.runs[0]} {args.runs[1]} --source {args.source} --scale {args.scale:g}`"
