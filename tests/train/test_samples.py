@@ -36,7 +36,8 @@ PROMPTS = ["picture 3", "", "  ", "picture 5", "7"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four classes with two checkpoints. Not to be changed."""
     home = tmp_path_factory.mktemp("classes")
-    train_run(small_run(images=64, machine={"save": 32}), write_pictures(home / "src"), home / "run")
+    changes = {"objective": {"kind": "v"}, "optimiser": {"rate": 5e-3}, "machine": {"save": 320}}
+    train_run(small_run(images=640, **changes), write_pictures(home / "src"), home / "run")
     return home / "run"
 
 
@@ -69,6 +70,10 @@ def read_images(folder: Path) -> np.ndarray:
     return np.stack(found)
 
 
+def read_tree(home: Path) -> dict[str, bytes]:
+    return {path.relative_to(home).as_posix(): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
 def differ(one: np.ndarray, two: np.ndarray) -> int:
     """The largest difference of two sets in grey levels."""
     assert one.shape == two.shape
@@ -89,15 +94,15 @@ def test_an_image_is_the_same_for_any_batch_count_and_list_of_scales(run: Path, 
 def test_the_manifest_names_what_it_is_from(run: Path, tmp_path: Path) -> None:
     manifest = sample(run, tmp_path / "out", "--count", "3", "--scale", "1.5", "--seed", "5", "--set", "steps=3", "--labels", "2,0")
     checkpoint = find_checkpoints(run)[-1]
-    assert checkpoint.images == 64
+    assert checkpoint.images == 640
     assert manifest["run"] == json.loads((run / "run.json").read_text())["run"]
-    assert (manifest["variant_id"], manifest["images_seen"], manifest["seed"], manifest["scales"]) == ("", 64, 5, [1.5])
+    assert (manifest["variant_id"], manifest["images_seen"], manifest["seed"], manifest["scales"]) == ("", 640, 5, [1.5])
     assert (manifest["weights"], manifest["weights_sha256"]) == ("average", checkpoint.state["sha256"]["average"])
     assert manifest["sampler"] == {"name": "dpmpp", "steps": 3, "interval": [0, 1], "precision": "fp32"}
     assert [file["path"] for file in manifest["files"]] == ["s1.5/000000000.tar"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"s1.5", "samples.json"}
-    raw = sample(run, tmp_path / "raw", "--count", "3", "--scale", "1.5", "--weights", "raw", "--checkpoint", "32")
-    assert (raw["images_seen"], raw["weights"]) == (32, "raw")
+    raw = sample(run, tmp_path / "raw", "--count", "3", "--scale", "1.5", "--weights", "raw", "--checkpoint", "320")
+    assert (raw["images_seen"], raw["weights"]) == (320, "raw")
     assert raw["weights_sha256"] == find_checkpoints(run)[0].state["sha256"]["weights"]
 
 
@@ -140,30 +145,46 @@ def test_arrays_are_what_evaluators_read(run: Path, text_run: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["tar", "npz"])
-def test_what_was_killed_keeps_its_whole_shards(run: Path, tmp_path: Path, kind: str) -> None:
+def test_what_was_killed_keeps_its_whole_shards(run: Path, tmp_path: Path, kind: str, small_shards: None) -> None:  # noqa: ARG001 - a fixture
     """kill -9 at some moment: what is there has its final bytes, and the same command makes the rest."""
-    words = ["--count", "60", "--scale", "1,2", "--format", kind, "--set", "steps=40"]
+    words = [str(run), "--count", "38", "--scale", "1,2", "--format", kind, "--set", "steps=50"]
+    out, whole, suffix = tmp_path / "out", tmp_path / "whole", {"tar": "tar", "npz": "npy"}[kind]
     code = "import sys, torch; from corruptkit_train import samples, cli; samples.SHARD = 4; torch.set_num_threads(1); sys.exit(cli.main())"
-    command = [sys.executable, "-c", code, "sample", str(run), *words, "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
-    out = tmp_path / "out"
-    process = subprocess.Popen([*command, str(out)])
-    while not (out / "s2" / "000000008").with_suffix(".tar" if kind == "tar" else ".npy").exists():
+    process = subprocess.Popen([sys.executable, "-c", code, "sample", *words, "--out", str(out)])
+    while not (out / "s1" / f"000000008.{suffix}").exists():
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (out / "s1" / "000000056.tar.1.tmp").write_bytes(b"half")  # what a kill may leave
-    (out / "request.json.1.tmp").write_bytes(b"half")
-    before = {path: path.stat().st_mtime_ns for path in out.glob("s*/*") if path.suffix != ".tmp"}
-    assert len(before) >= 5
     assert not (out / "samples.json").exists()
-    subprocess.run([*command, str(out)], check=True)
-    if kind == "tar":
-        for path, stamp in before.items():
-            assert path.stat().st_mtime_ns == stamp or path.stem in ("000000012", "000000008")  # one may have been half done
-    files = [{path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()} for home in (out, tmp_path / "whole")]
-    assert files[0] == files[1]
+    (out / "s1" / f"000000036.{suffix}.1.tmp").write_bytes(b"half")  # what a kill may leave
+    (out / "request.json.1.tmp").write_bytes(b"half")
+    kept = out / "s2" / f"000000004.{suffix}"
+    with kept.open("rb") as opened:  # held open, so that a new file cannot get its inode
+        sample(run, out, *words[1:])
+        assert kind == "npz" or os.fstat(opened.fileno()).st_ino == kept.stat().st_ino
+    sample(run, whole, *words[1:])
+    assert read_tree(out) == read_tree(whole)
+
+
+def test_parts_that_are_there_are_not_made_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "SHARD", 2)
+    made: list[list[int]] = []
+    make = samples.sample_numbers
+
+    def note(*words: Any) -> Any:
+        made.append(words[3].tolist())
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return make(*words)
+
+    monkeypatch.setattr(samples, "sample_numbers", note)
+    words = ["sample", str(run), "--count", "7", "--format", "npz", "--out", str(tmp_path / "out")]
+    assert main(words) == 130
+    assert main(words) == 0
+    assert made == [[0, 1], [2, 3], [4, 5], [4, 5], [6]]
+    assert main(words) == 0
+    assert len(made) == 5
 
 
 def test_a_finished_set_is_checked_and_left_as_it_is(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +220,7 @@ def spoil(run: Path, home: Path, how: str) -> Path:
     """A copy of a run with something wrong."""
     copy = home / "run"
     shutil.copytree(run, copy)
-    last = copy / "checkpoints" / f"{64:012d}"
+    last = copy / "checkpoints" / f"{640:012d}"
     if how == "no run":
         (copy / "run.json").unlink()
     elif how == "no checkpoint":
@@ -225,10 +246,10 @@ def spoil(run: Path, home: Path, how: str) -> Path:
     [
         ("no run", [], "run.json: it is not there, expected the folder of a run; name the --out of corruptkit-train run"),
         ("no checkpoint", [], "no checkpoint, expected one of: none; train it first, or name another"),
-        ("", ["--checkpoint", "48"], "no checkpoint at 48 images, expected one of: 32, 64; train it first, or name another"),
+        ("", ["--checkpoint", "48"], "no checkpoint at 48 images, expected one of: 320, 640; train it first, or name another"),
         ("cut", [], "average.safetensors: its SHA-256 is not that of state.json; remove the checkpoint's folder"),
         ("gone", [], "average.safetensors: cannot be read: [Errno 2] No such file or directory"),
-        ("no state", [], "state.json: cannot be read: list indices must be integers"),
+        ("no state", [], "state.json: cannot be read: 'list' object is not a mapping"),
         ("another run", [], "state.json: a checkpoint of run ffffffffffffffff, expected of run"),
         ("another network", [], "average.safetensors: weights of another network: "),
         ("", ["--labels", "99"], "--labels: found '99', expected classes from 0 to 3 with commas; mend the list"),
@@ -244,7 +265,7 @@ def spoil(run: Path, home: Path, how: str) -> Path:
         ("", ["--count", "0"], "--count: found 0, expected 1 or more; mend it"),
         ("", ["--batch", "0"], "--batch: found 0, expected 1 or more; mend it"),
         ("", ["--set", "step=3"], "--set, sampler.step: unknown field 'step'; did you mean 'steps'?"),
-        ("", ["--set", "name=euler"], "found sampler.name = 'euler' with objective.kind = 'eps', expected dpmpp or ddim"),
+        ("", ["--set", "name=euler"], "found sampler.name = 'euler' with objective.kind = 'v', expected dpmpp or ddim"),
         ("", ["--set", "precision=int8"], "--set, sampler.precision: found 'int8'"),
     ],
 )
@@ -262,7 +283,7 @@ def test_what_is_wrong_is_one_line(  # the folder of samples is not begun
 @pytest.mark.parametrize(
     ("content", "words", "message"),
     [
-        (None, [], "--prompts: no captions for a model of text, expected a file of captions; state --prompts FILE"),
+        (None, [], "--prompts: no captions for a model of text, expected a file of captions; state --prompts"),
         (None, ["--labels", "1"], "--labels: classes for a model of text, expected --prompts; name a file of captions"),
         (b"", ["--prompts", "FILE"], "FILE: no captions, expected a caption a line; fill the file"),
         (b" \n\t\n", ["--prompts", "FILE"], "FILE: no captions, expected a caption a line; fill the file"),
@@ -291,7 +312,7 @@ def test_a_folder_of_something_else_is_refused(run: Path, tmp_path: Path, capsys
     for words, message in [
         (["--seed", "1"], "other samples: seed is 0, expected 1; choose another --out"),
         (["--scale", "1.5,2"], "other samples: scales is [1.5], expected [1.5, 2.0]; choose another --out"),
-        (["--checkpoint", "32"], "other samples: images_seen is 64, expected 32; choose another --out"),
+        (["--checkpoint", "320"], "other samples: images_seen is 640, expected 320; choose another --out"),
         (["--format", "npz"], "other samples: format is 'tar', expected 'npz'; choose another --out"),
         (["--set", "steps=9"], "other samples: sampler is "),
     ]:
@@ -317,9 +338,8 @@ def test_the_null_condition_is_class_k_or_the_empty_caption(run: Path, text_run:
     assert torch.equal(null.states, states.half().float())
 
 
-@pytest.mark.parametrize("kind", ["tar", "npz"])
-def test_processes_share_the_shards(run: Path, tmp_path: Path, kind: str, small_shards: None) -> None:  # noqa: ARG001 - a fixture
-    words = ["sample", str(run), "--count", "18", "--scale", "1,2", "--format", kind]
+def test_processes_share_the_shards(run: Path, tmp_path: Path, small_shards: None) -> None:  # noqa: ARG001 - a fixture
+    words = ["sample", str(run), "--count", "18", "--scale", "1,2", "--format", "npz"]
     alone = sample(run, tmp_path / "alone", *words[2:])
     script = tmp_path / "rank.py"
     script.write_text("import sys\nfrom corruptkit_train import samples, cli\nsamples.SHARD = 4\nsys.exit(cli.main())\n")
@@ -327,6 +347,30 @@ def test_processes_share_the_shards(run: Path, tmp_path: Path, kind: str, small_
     out = tmp_path / "out"
     found = subprocess.run([*launch, *words, "--json", "--out", str(out)], check=True, capture_output=True, text=True)
     assert json.loads(found.stdout)["samples"] == alone  # told once
-    assert json.loads((out / "samples.json").read_text()) == alone
-    files = [{path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()} for home in (out, tmp_path / "alone")]
-    assert files[0] == files[1]
+    assert read_tree(out) == read_tree(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("kind", ["tar", "npz"])
+def test_each_process_makes_its_own_shards_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    monkeypatch.setattr(samples, "SHARD", 4)
+    words = ["sample", str(run), "--count", "18", "--scale", "1", "--format", kind, "--out", str(tmp_path / "out")]
+    sample(run, tmp_path / "out", *words[2:6], "--count", "18", "--format", kind)
+    files = read_tree(tmp_path / "out")
+    request = {name: value for name, value in json.loads(files["samples.json"]).items() if name != "files"}
+    shutil.rmtree(tmp_path / "out")
+    # As if the first process had claimed the folder and made nothing yet.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "request.json").write_text(json.dumps(request))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert capsys.readouterr().out == ""
+    suffix = "tar" if kind == "tar" else "npy"
+    assert {path.name for path in (tmp_path / "out" / "s1").iterdir()} == {f"{start:09d}.{suffix}" for start in (4, 12)}
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(words) == 0
+    assert read_tree(tmp_path / "out") == files
