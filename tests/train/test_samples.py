@@ -50,6 +50,12 @@ def text_run(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     return home / "run"
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the processes that tests start, and of commands that would take all cores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SHARD", 4)

@@ -88,7 +88,7 @@ def place_model(trained: Trained, sampler: SamplerConfig, device: torch.device |
     """
     kind = torch.bfloat16 if sampler.precision == "bf16" else torch.float32
     assert isinstance(trained.denoiser, nn.Module)
-    trained.denoiser.to(device, kind)
+    nn.Module.to(trained.denoiser, device, kind)  # diffusers' own warns of layers to be kept in float32, of which there are none
     return replace(trained, device=device, kind=kind)
 
 
