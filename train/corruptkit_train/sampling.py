@@ -97,7 +97,7 @@ def find_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample_latents(
     trained: Trained, sampler: SamplerConfig, condition: Condition, numbers: Tensor, *, seed: int, scales: Sequence[float]
 ) -> Tensor:
