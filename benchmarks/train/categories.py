@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 import corruptkit as ck
 from corruptkit_train.commands import find_run
-from corruptkit_train.conditions import encode_words
+from corruptkit_train.conditions import open_words
 from corruptkit_train.draws import draw_uniform
 from corruptkit_train.grids import tile_images
 from corruptkit_train.images import ImageConfig, Order, Pictures
 from corruptkit_train.run import open_model
-from corruptkit_train.sampling import sample_latents, split_numbers, to_pixels
+from corruptkit_train.samples import Request, sample_numbers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from results import publish
@@ -67,11 +67,9 @@ def mean_accuracy(net: nn.Module, images: Tensor, labels: Tensor, classes: int) 
 def sample_captions(home: Path, captions: list[str], scale: float) -> Tensor:
     """(N, C, H, W) uint8: one image a caption, from the averaged weights of the newest checkpoint."""
     config, checkpoint = find_run(home, None)
-    trained, words = open_model(config, checkpoint), encode_words(config.condition, captions)
-    parts = []
-    for _, numbers in split_numbers(torch.arange(len(captions)), 64):
-        parts.append(to_pixels(sample_latents(trained, config.sampler, words.take(numbers), numbers, seed=1, scales=(scale,))[0]))
-    return torch.cat(parts)
+    tell = open_words(config.condition)
+    request = Request(len(captions), (scale,), 1, "text", tuple(captions), config.sampler, "average")
+    return sample_numbers(open_model(config, checkpoint, tell=tell), request, tell, torch.arange(len(captions)), 64)[0]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from corruptkit_train.images import ImageConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Noise, Objective
 from corruptkit_train.perturbation import Perturbations
-from corruptkit_train.sampling import SamplerConfig
+from corruptkit_train.sampling import SAMPLERS, SamplerConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -99,6 +99,9 @@ class RunConfig(_Part):
             raise ValueError("found learned_variance in one of model and objective, expected it in both or in none")
         if self.condition.kind == "text" and any(part.kind == "smoothing" for part in self.perturbation):
             raise ValueError("found smoothing of captions, expected classes, whose table has a mean; leave it out or train on labels")
+        if (self.objective.kind, self.sampler.name) not in SAMPLERS:
+            names = " or ".join(name for kind, name in SAMPLERS if kind == self.objective.kind)
+            raise ValueError(f"found sampler.name = '{self.sampler.name}' with objective.kind = '{self.objective.kind}', expected {names}")
         if self.images % self.optimiser.batch:
             raise ValueError(f"found images = {self.images}, expected a multiple of optimiser.batch = {self.optimiser.batch}")
         if self.optimiser.batch % (self.machine.micro_batch or 1):
