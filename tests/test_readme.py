@@ -20,6 +20,7 @@ import pytest
 import corruptkit as ck
 from corruptkit.cli import build_parser
 from corruptkit.corruptions import KINDS
+from corruptkit_train.cli import build_parser as build_train_parser
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text("utf-8")
@@ -146,8 +147,8 @@ def test_variant_can_be_checked_without_corruptkit(story: Path) -> None:
 # Its words
 
 
-def command_flags() -> list[tuple[str, str]]:
-    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+def command_flags(program: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    (commands,) = (a for a in program._actions if isinstance(a, argparse._SubParsersAction))
     return [
         (name, flag)
         for name, parser in commands.choices.items()
@@ -157,7 +158,7 @@ def command_flags() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("command", "flag"), command_flags())
+@pytest.mark.parametrize(("command", "flag"), command_flags(build_parser()))
 def test_every_flag_stands_in_the_page_of_its_command(command: str, flag: str) -> None:
     page = (REPOSITORY / "docs" / "cli.md").read_text("utf-8")
     section = page.partition(f"\n## corruptkit {command}")[2].partition("\n## ")[0]
@@ -168,7 +169,7 @@ def test_every_flag_stands_in_the_page_of_its_command(command: str, flag: str) -
 
 
 def test_flags_that_the_readme_mentions_exist() -> None:
-    known = {flag for _, flag in command_flags()} | {"--help"}
+    known = {flag for program in (build_parser(), build_train_parser()) for _, flag in command_flags(program)} | {"--help"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/train/categories.py RUN SHUFFLED_RUN --source data/openmoji [--each N] [--scale S] [--record]
 
-Fifty captions of each of OpenMoji's ten groups are sampled; a small network that was trained on the real images says which group a
+Up to fifty captions of each of OpenMoji's ten groups are sampled; a small network that was trained on the real images says which group a
 sample shows. Chance is one in ten. The judge's own accuracy on images that it has not seen stands beside it. Two grids, one a run,
 and the real images of the same captions are saved for the eye.
 """
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 import corruptkit as ck
 from corruptkit_train.commands import find_run
-from corruptkit_train.conditions import encode_words
+from corruptkit_train.conditions import open_words
 from corruptkit_train.draws import draw_uniform
 from corruptkit_train.grids import tile_images
 from corruptkit_train.images import ImageConfig, Order, Pictures
 from corruptkit_train.run import open_model
-from corruptkit_train.sampling import sample_latents, split_numbers, to_pixels
+from corruptkit_train.samples import Request, sample_numbers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from results import publish
@@ -67,11 +67,9 @@ def mean_accuracy(net: nn.Module, images: Tensor, labels: Tensor, classes: int) 
 def sample_captions(home: Path, captions: list[str], scale: float) -> Tensor:
     """(N, C, H, W) uint8: one image a caption, from the averaged weights of the newest checkpoint."""
     config, checkpoint = find_run(home, None)
-    trained, words = open_model(config, checkpoint), encode_words(config.condition, captions)
-    parts = []
-    for _, numbers in split_numbers(torch.arange(len(captions)), 64):
-        parts.append(to_pixels(sample_latents(trained, config.sampler, words.take(numbers), numbers, seed=1, scales=(scale,))[0]))
-    return torch.cat(parts)
+    tell = open_words(config.condition)
+    request = Request(len(captions), (scale,), 1, "text", tuple(captions), config.sampler, "average")
+    return sample_numbers(open_model(config, checkpoint, tell=tell), request, tell, torch.arange(len(captions)), 64)[0]
 
 
 def main() -> None:
@@ -96,18 +94,19 @@ def main() -> None:
     names = ("captions as the recipe left them", "every caption swapped")
     seen = mean_accuracy(judge, images[rows], labels[rows], classes)
     lines = [
-        f"{len(rows)} captions, {args.each} of each of {classes} groups, at guidance {args.scale:g}; chance is {1 / classes:.1%}.",
+        f"{len(rows)} captions, up to {args.each} of each of {classes} groups, at guidance {args.scale:g}; chance is {1 / classes:.1%}.",
         f"The judge recognises {known:.1%} of real images that it has not seen, {seen:.1%} of those that the captions belong to.",
         "",
         "| run | variant_id | images trained on | samples whose group is recognised | times chance |",
         "|---|---|---|---|---|",
     ]
-    shown = torch.cat([torch.arange(group * args.each, group * args.each + 10) for group in range(classes)])
+    asked = labels[rows]
+    shown = torch.cat([(asked == group).nonzero().flatten()[:10] for group in range(classes)])
     tile_images(images[rows][shown], 10).save(args.grids / "real.png")
     for home, name in zip(args.runs, names, strict=True):
         samples = sample_captions(home, captions, args.scale)
         tile_images(samples[shown], 10).save(args.grids / f"{home.name}.png")
-        share = mean_accuracy(judge, samples, labels[rows], classes)
+        share = mean_accuracy(judge, samples, asked, classes)
         state = find_run(home, None)[1].state
         lines.append(f"| {name} | {state['data']['variant_id']} | {state['images']:,} | {share:.1%} | {share * classes:.1f} |")
     command = f"`benchmarks/train/categories.py {args.runs[0]} {args.runs[1]} --source {args.source} --scale {args.scale:g}`"

@@ -278,13 +278,16 @@ def test_records_that_are_not_of_this_run(again: Path, tmp_path: Path, name: str
 
 
 def test_a_record_that_was_edited(again: Path, tmp_path: Path) -> None:
-    """Its checkpoints are of another run then."""
+    """Its checkpoints are of another run then: neither sampled nor trained on."""
     record = json.loads((again / "run.json").read_text())
     whole = copy.deepcopy(record)
     record["config"]["objective"]["schedule"]["beta_end"] = 0.03
     (again / "run.json").write_text(json.dumps(record))
-    line = refused(again, "run", again / "run.json", "--data", again.parent / "src")
-    assert f"a checkpoint of run {whole['run'][:16]}, expected of run " in line
+    for line in (
+        refused(tmp_path / "samples", "sample", again, "--count", 2),
+        refused(again, "run", again / "run.json", "--data", again.parent / "src"),
+    ):
+        assert f"a checkpoint of run {whole['run'][:16]}, expected of run " in line
     (again / "run.json").write_text("{")
     assert "nor a run.json" in refused(again, "run", write_run(tmp_path / "run.json"), "--data", again.parent / "src")
     assert "nor a run.json" in refused(tmp_path / "samples", "sample", again, "--count", 2)

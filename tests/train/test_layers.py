@@ -17,9 +17,10 @@ RULES = Rules(
     layers=(
         {"__main__", "cli", "commands"},
         {"run", "samples"},
-        {"grids", "loop", "pipelines", "step"},
+        {"grids", "loop", "step"},
         {"config", "meter"},
         {"sampling"},
+        {"pipelines"},
         {"models"},
         {"conditions"},
         {"caption_cache", "encoders", "images", "objectives", "perturbation"},

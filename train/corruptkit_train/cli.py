@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   corruptkit-train run my-run.toml --data imagenet-flip-0.05-s0 --out runs/flip --set optimiser.rate=0.0002
   corruptkit-train sample runs/swap-0.05 --count 64 --scale 1,1.5,2 --out samples
   accelerate launch -m corruptkit_train run my-run.toml --data imagenet-flip-0.05-s0 --out runs/flip
+  torchrun --nproc-per-node 8 -m corruptkit_train sample runs/flip --count 50000 --scale 1.5 --out samples
 """
 
 
@@ -55,7 +56,7 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument("--labels", metavar="LIST", help="classes, with commas, taken in turn (default: all classes)")
     parser.add_argument("--checkpoint", type=whole_number, metavar="IMAGES", help="images seen at the checkpoint (default: the newest)")
     parser.add_argument("--weights", choices=("average", "raw"), default="average", help="the moving average (default) or the weights")
-    parser.add_argument("--batch", type=whole_number, metavar="N", default=64, help="images at a time (default 64): it changes no image")
+    parser.add_argument("--batch", type=whole_number, metavar="N", default=64, help="images at a time over all scales (default 64)")
     parser.add_argument(
         "--format", choices=("tar", "npz"), default="tar", help="PNGs in tars (default), or one array as evaluators read it"
     )

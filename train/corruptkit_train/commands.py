@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 import corruptkit as ck
 from corruptkit.terminal import Outcome
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
-from corruptkit_train.conditions import encode_words
-from corruptkit_train.config import RunConfig, change_sampler, load_config, parse_config
+from corruptkit_train.conditions import open_words
+from corruptkit_train.config import RunConfig, change_sampler, digest_table, load_config, parse_config, read_record
 from corruptkit_train.run import limit_threads, open_model, train_run
-from corruptkit_train.samples import Request, read_words, write_samples
+from corruptkit_train.samples import Request, Share, write_samples
+from corruptkit_train.sampling import find_device, place_model
 
 
 def run_training(args: Namespace) -> Outcome:
@@ -42,22 +43,29 @@ def run_training(args: Namespace) -> Outcome:
 
 def sample_model(args: Namespace) -> Outcome:
     limit_threads()
-    home = Path(args.run)
-    config, checkpoint = find_run(home, args.checkpoint)
+    for flag in ("count", "batch"):
+        if not getattr(args, flag):
+            raise ck.CatalogError(ck.Problem(f"--{flag}", "found 0", "1 or more", "mend it"))
+    config, checkpoint = find_run(Path(args.run), args.checkpoint)
     sampler = change_sampler(config, args.set)
-    scales = read_scales(args.scale) if args.scale else (sampler.scale,)
-    trained = open_model(config, checkpoint, args.weights)
-    words = tuple(read_words(args.prompts, args.labels, trained.denoiser.classes))
-    request = Request(args.count, scales, args.seed, words, sampler, args.weights, args.format)
-    vocabulary = encode_words(config.condition, words)
-    manifest = write_samples(trained, checkpoint, request, vocabulary, Path(args.out), batch=args.batch, watch=_watch)
-    files = manifest["files"]
-    lines = [f"sampled   {args.out}  {args.count:,} images at each of {', '.join(f'{scale:g}' for scale in scales)}, {len(files)} files"]
+    scales = (sampler.scale,) if args.scale is None else read_scales(args.scale)
+    words = tuple(read_words(config.condition.kind, args.prompts, args.labels, checkpoint.state["data"]["classes"]))
+    tell = open_words(config.condition)
+    trained = place_model(open_model(config, checkpoint, args.weights, tell), sampler, find_device())
+    request = Request(args.count, scales, args.seed, config.condition.kind, words, sampler, args.weights, args.format)
+    share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    with tqdm(total=args.count, desc="sample", unit="img", disable=None if share.rank == 0 else True, file=sys.stderr, leave=False) as bar:
+        out = Path(args.out)
+        manifest = write_samples(trained, checkpoint, request, tell, out, batch=args.batch, share=share, advance=bar.update)
+    if share.rank:
+        return Outcome([])
+    shown = ", ".join(f"{scale!r}".removesuffix(".0") for scale in scales)
+    lines = [f"sampled   {args.out}  {args.count:,} images at each scale of {shown}, {len(manifest['files'])} files"]
     return Outcome(lines, {"samples": manifest})
 
 
 def find_run(home: Path, images: int | None) -> tuple[RunConfig, Checkpoint]:
-    """The configuration and a checkpoint of a run's folder. Raises DatasetError."""
+    """The configuration and a checkpoint of a run's folder. Raises DatasetError, or IntegrityError where the two are of different runs."""
     file = home / "run.json"
     if not file.exists():
         raise ck.DatasetError(ck.Problem(str(file), "it is not there", "the folder of a run", "name the --out of corruptkit-train run"))
@@ -67,13 +75,18 @@ def find_run(home: Path, images: int | None) -> tuple[RunConfig, Checkpoint]:
         found = "no checkpoint" if images is None else f"no checkpoint at {images:,} images"
         there = ", ".join(f"{number:,}" for number in checkpoints) or "none"
         raise ck.DatasetError(ck.Problem(str(home), found, f"one of: {there}", "train it first, or name another"))
-    return config, checkpoints[max(checkpoints) if images is None else images]
+    checkpoint = checkpoints[max(checkpoints) if images is None else images]
+    run = digest_table(read_record(file)["config"])  # of what stands there, which somebody may have edited
+    if checkpoint.state.get("run") != run or not isinstance(checkpoint.state.get("data"), dict):
+        found, expected = f"a checkpoint of run {str(checkpoint.state.get('run'))[:16]}", f"of run {str(run)[:16]}, as run.json says"
+        raise ck.IntegrityError(ck.Problem(str(checkpoint.path / "state.json"), found, expected, "remove the checkpoint's folder"))
+    return config, checkpoint
 
 
 def read_scales(text: str) -> tuple[float, ...]:
     """Guidance scales from a list with commas. Raises CatalogError."""
     try:
-        found = tuple(dict.fromkeys(float(word) for word in text.split(",")))
+        found = tuple(dict.fromkeys(float(word) + 0.0 for word in text.split(",")))  # -0 is 0
     except ValueError:
         found = ()
     if not found or not all(0 <= scale < 1e6 for scale in found):
@@ -81,8 +94,39 @@ def read_scales(text: str) -> tuple[float, ...]:
     return found
 
 
-def _watch(items: list[Any], total: int) -> Iterator[Any]:
-    return iter(tqdm(items, total=total, desc="sample", unit="shard", disable=None, file=sys.stderr, leave=False))
+def read_words(kind: str, prompts: str | None, labels: str | None, classes: int | None) -> Sequence[str]:
+    """The words of a request: the lines of a file, or class ids. Raises CatalogError."""
+    if kind == "class":
+        if prompts is not None:
+            raise ck.CatalogError(ck.Problem("--prompts", "captions for a model of classes", "--labels", "name classes"))
+        found = [str(number) for number in range(classes or 0)] if labels is None else labels.split(",")
+        wrong = next((word for word in found if not _is_class(word, classes or 0)), None)
+        if wrong is not None:
+            expected = f"classes from 0 to {(classes or 0) - 1} with commas"
+            raise ck.CatalogError(ck.Problem("--labels", f"found '{wrong:.40}'", expected, "mend the list"))
+        return found
+    if labels is not None:
+        raise ck.CatalogError(ck.Problem("--labels", "classes for a model of text", "--prompts", "name a file of captions"))
+    if prompts is None:
+        raise ck.CatalogError(ck.Problem("--prompts", "no captions for a model of text", "a file of captions", "state --prompts FILE"))
+    return read_lines(prompts)
+
+
+def read_lines(file: str) -> list[str]:
+    """Lines of a text file that are not blank. Raises CatalogError."""
+    try:
+        lines = [line for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ck.CatalogError(ck.Problem(file, f"cannot be read: {why}", "text in UTF-8, a caption a line", "mend the file")) from None
+    if not lines:
+        raise ck.CatalogError(ck.Problem(file, "no captions", "a caption a line", "fill the file"))
+    return lines
+
+
+def _is_class(word: str, classes: int) -> bool:
+    """Whether a word is a class as `str` writes it: digits alone, and no 0 before them."""
+    return word.isascii() and word.isdigit() and len(word) < 10 and str(int(word)) == word and int(word) < classes
 
 
 COMMANDS = {"run": run_training, "sample": sample_model}

@@ -55,6 +55,9 @@ class Condition:
         return Condition(*(None if part is None else change(part) for part in (self.ids, self.states, self.mask)))
 
 
+Tell = Callable[[Sequence[str]], Condition]  # class numbers in decimal, or captions
+
+
 class Conditions(Protocol):
     """Conditions by row of a data set; `null` is of one row, and means that nothing is told."""
 
@@ -217,22 +220,32 @@ def _row_problem(dataset: ck.Dataset, row: int, found: str, expected: str, do: s
     return ck.Problem(str(shard), found, expected, do, key=index.column("key")[row].as_py())
 
 
-def null_conditions(config: ConditionChoice, classes: int | None) -> ClassConditions | TextConditions:
-    """Conditions of no rows, for sampling without data: their null condition is the run's."""
+def null_conditions(config: ConditionChoice, classes: int | None, tell: Tell | None = None) -> ClassConditions | TextConditions:
+    """Conditions of no rows, for sampling without data: their null condition is the run's. `tell` saves loading its encoder again."""
     if config.kind == "class":
         return ClassConditions(lambda _: torch.empty(0, dtype=torch.int64), classes or 0, 0)
-    null = encode_words(config, [""])
+    null = (tell or open_words(config))([""])
     assert null.states is not None
     table = CaptionTable(null.states, null.mask, np.empty(0, np.int64), 0)
     return TextConditions(lambda _: table, null, 0)
 
 
-def encode_words(config: ConditionChoice, words: Sequence[str]) -> Condition:
-    """The condition of each class number or caption, rounded as those are that are trained on."""
+def open_words(config: ConditionChoice) -> Tell:
+    """What gives the condition of each class number or caption, rounded as those are that are trained on."""
     if config.kind == "class":
-        return Condition(ids=torch.tensor([int(word) for word in words], dtype=torch.int64))
-    states, mask = load_encoder(config.encoder).encode(words)
-    return Condition(states=states.half().float(), mask=mask)
+        return lambda words: Condition(ids=torch.tensor([int(word) for word in words], dtype=torch.int64))
+    encoder = load_encoder(config.encoder)
+
+    def tell(words: Sequence[str]) -> Condition:
+        states, mask = encoder.encode(words)
+        return Condition(states=states.half().float(), mask=mask)
+
+    return tell
+
+
+def encode_words(config: ConditionChoice, words: Sequence[str]) -> Condition:
+    """The same where there are no others to come."""
+    return open_words(config)(words)
 
 
 def conditions_of(conditions: Conditions, rows: Tensor, epochs: Tensor) -> Condition:

@@ -24,7 +24,7 @@ from corruptkit_train.images import ImageConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Noise, Objective
 from corruptkit_train.perturbation import Perturbations
-from corruptkit_train.sampling import SamplerConfig
+from corruptkit_train.sampling import SAMPLERS, SamplerConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -98,17 +98,26 @@ class RunConfig(_Part):
         learned = getattr(self.model, "learned_variance", False)
         if learned != getattr(self.objective, "learned_variance", False):
             raise ValueError("found learned_variance in one of model and objective, expected it in both or in none")
-        if self.condition.kind == "text" and any(part.kind == "smoothing" for part in self.perturbation):
-            raise ValueError("found smoothing of captions, expected classes, whose table has a mean; leave it out or train on labels")
-        if self.condition.kind == "text" and self.model.kind == "pixel-unet":
-            raise ValueError("found a pixel-unet with captions, expected classes; choose model.kind unet or dit")
-        if self.condition.kind == "text" and self.model.kind == "dit" and self.condition.encoder.output == "tokens":
-            raise ValueError("found a dit with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
+        if (self.objective.kind, self.sampler.name) not in SAMPLERS:
+            names = " or ".join(name for kind, name in SAMPLERS if kind == self.objective.kind)
+            raise ValueError(f"found sampler.name = '{self.sampler.name}' with objective.kind = '{self.objective.kind}', expected {names}")
         if self.images % self.optimiser.batch:
             raise ValueError(f"found images = {self.images}, expected a multiple of optimiser.batch = {self.optimiser.batch}")
         if self.optimiser.batch % (self.machine.micro_batch or 1):
             found = f"found machine.micro_batch = {self.machine.micro_batch}"
             raise ValueError(f"{found}, expected a divisor of optimiser.batch = {self.optimiser.batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_captions(self) -> RunConfig:
+        if self.condition.kind == "class":
+            return self
+        if any(part.kind == "smoothing" for part in self.perturbation):
+            raise ValueError("found smoothing of captions, expected classes, whose table has a mean; leave it out or train on labels")
+        if self.model.kind == "pixel-unet":
+            raise ValueError("found a pixel-unet with captions, expected classes; choose model.kind unet or dit")
+        if self.model.kind == "dit" and self.condition.encoder.output == "tokens":
+            raise ValueError("found a dit with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
         return self
 
     def identity(self) -> dict[str, Any]:

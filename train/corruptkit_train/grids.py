@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from corruptkit.files import write_atomic
 from corruptkit_train.conditions import Condition, Conditions
 from corruptkit_train.config import RunConfig
 from corruptkit_train.images import Order
-from corruptkit_train.sampling import Trained, sample_latents, to_pixels
+from corruptkit_train.pipelines.pipeline import round_pixels
+from corruptkit_train.sampling import Trained, sample_latents
 
 _SIDE = 8  # conditions down, starts across
 
@@ -26,7 +29,9 @@ def draw_grid(config: RunConfig, trained: Trained, conditions: Conditions, out: 
     latents = sample_latents(trained, config.sampler, condition, numbers, seed=config.seed, scales=(config.sampler.scale,))
     file = out / "samples" / f"{seen:012d}.png"
     file.parent.mkdir(exist_ok=True)
-    tile_images(to_pixels(latents[0]), _SIDE).save(file)
+    held = io.BytesIO()
+    tile_images(round_pixels(latents[0].cpu()), _SIDE).save(held, "PNG")
+    write_atomic(file, held.getvalue(), file.parent)
     return file
 
 

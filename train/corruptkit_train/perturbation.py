@@ -150,6 +150,8 @@ def _add_noise(config: Cep, states: Tensor, keys: Tensor, dropped: Tensor, seed:
         # k * 2^-24 in [0, 1) becomes (2k + 1 - 2^24) * 2^-24: odd multiples, exact in float32, so that the interval is symmetric.
         unit = draw_uniform(seed, "perturbation", keys, drawn).mul_(2.0).sub_(1.0).add_(2.0**-24)
     delta = (unit * noise_scale(config, shape)).to(states.dtype)
+    if config.share == 1 and config.null:  # every draw lies below 1
+        return states + delta
     kept = draw_uniform(seed, "share", keys) < config.share
     if not config.null:
         kept = kept & ~dropped

@@ -23,7 +23,7 @@ import corruptkit as ck
 from corruptkit.files import explain_disk, lock_folder, write_atomic
 from corruptkit_train.averages import copy_weights
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
-from corruptkit_train.conditions import Conditions, null_conditions, open_conditions, read_recipe
+from corruptkit_train.conditions import Conditions, Tell, null_conditions, open_conditions, read_recipe
 from corruptkit_train.config import RunConfig, read_record
 from corruptkit_train.encoders import load_encoder
 from corruptkit_train.grids import draw_grid
@@ -33,7 +33,7 @@ from corruptkit_train.models import build_model
 from corruptkit_train.models.dit import DiT
 from corruptkit_train.models.unet import UNet
 from corruptkit_train.pipelines.saving import Settings, save_pipeline
-from corruptkit_train.sampling import Trained, make_scheduler
+from corruptkit_train.sampling import Trained, make_scheduler, place_model
 
 _PACKAGES = ("corruptkit", "corruptkit-train", "torch", "diffusers", "accelerate", "transformers", "numpy")
 
@@ -74,7 +74,9 @@ def train_run(
             Home(out, record),
             images=images or config.images,
             accelerator=accelerator,
-            draw_grid=lambda weights, seen: draw_grid(config, trained_model(config, conditions, weights), conditions, out, seen),
+            draw_grid=lambda weights, seen: draw_grid(
+                config, place_model(trained_model(config, conditions, weights), config.sampler, accelerator.device), conditions, out, seen
+            ),
         )
         accelerator.end_training()
         if accelerator.is_main_process:
@@ -218,10 +220,18 @@ def trained_model(config: RunConfig, conditions: Conditions, weights: dict[str, 
     return Trained(denoiser, config.objective, conditions.null)
 
 
-def open_model(config: RunConfig, checkpoint: Checkpoint, weights: Literal["average", "raw"] = "average") -> Trained:
-    """The network of a run's checkpoint; its data need not be there."""
-    conditions = null_conditions(config.condition, checkpoint.state["data"]["classes"])
-    return trained_model(config, conditions, checkpoint.tensors({"average": "average", "raw": "weights"}[weights]))
+def open_model(
+    config: RunConfig, checkpoint: Checkpoint, weights: Literal["average", "raw"] = "average", tell: Tell | None = None
+) -> Trained:
+    """The network of a run's checkpoint; its data need not be there. `tell` saves loading its text encoder again."""
+    conditions = null_conditions(config.condition, checkpoint.state["data"]["classes"], tell)
+    part = {"average": "average", "raw": "weights"}[weights]
+    tensors = checkpoint.tensors(part)
+    try:
+        return trained_model(config, conditions, tensors)
+    except (LookupError, RuntimeError) as error:
+        found = f"weights of another network: {str(error).splitlines()[0]:.80}"
+        raise ck.IntegrityError(ck.Problem(str(checkpoint.path / f"{part}.safetensors"), found, "those that run.json states")) from None
 
 
 def fits_memory(config: RunConfig, rows: int) -> bool:

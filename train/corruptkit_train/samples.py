@@ -1,8 +1,11 @@
 """Sample sets on the disk: PNGs in tars or one array, and a manifest that names the checkpoint they are from.
 
-OUT/s1.5/000000.tar      KEY.png and KEY.json (scale, condition, image number), 1,000 images a tar
-OUT/s1.5/samples.npz     or: arr_0 (N, H, W, C) uint8, arr_1 class ids, as the ADM evaluator reads it
+OUT/s1.5/000000000.tar   KEY.png, KEY.cls or KEY.txt (what it was told), KEY.json (image number, scale); 1,000 images a tar
+OUT/s1.5/samples.npz     or: arr_0 (N, H, W, C) uint8 and, of classes, arr_1 (N,) int64, as the ADM evaluator reads it
 OUT/samples.json         the request, the checkpoint's digests, SHA-256 of every file; written last
+
+Shards are dealt out to processes in turn (RANK and WORLD_SIZE, as torchrun sets them). They share nothing but the folder: the first
+claims it, the others begin when it is claimed, and the first ends when all shards are there.
 """
 
 from __future__ import annotations
@@ -11,10 +14,13 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -24,12 +30,14 @@ from torch import Tensor
 import corruptkit as ck
 from corruptkit.files import explain_disk, lock_folder, open_atomic, write_atomic
 from corruptkit_train.checkpoint import Checkpoint
-from corruptkit_train.conditions import Condition
-from corruptkit_train.sampling import SamplerConfig, Trained, sample_latents, split_numbers, to_pixels
+from corruptkit_train.conditions import Tell
+from corruptkit_train.pipelines.pipeline import round_pixels
+from corruptkit_train.sampling import SamplerConfig, Trained, sample_latents
 
-_SHARD = 1000
+SHARD = 1000
 MANIFEST = "samples.json"
 _REQUEST = "request.json"
+_PAUSE = 0.2  # seconds between two looks at what other processes have done
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Request:
     count: int
     scales: tuple[float, ...]
     seed: int
+    kind: Literal["class", "text"]
     words: tuple[str, ...]  # what image i shows is words[i mod len]: captions, or class ids in decimal
     sampler: SamplerConfig
     weights: Literal["average", "raw"]
@@ -46,7 +55,6 @@ class Request:
 
     def record(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The request as it stands in the manifest."""
-        words = hashlib.sha256("\n".join(self.words).encode()).hexdigest()
         part = {"average": "average", "raw": "weights"}[self.weights]
         return {
             "run": checkpoint.state["run"],
@@ -57,101 +65,162 @@ class Request:
             "count": self.count,
             "scales": list(self.scales),
             "seed": self.seed,
-            "words_sha256": words,
+            "kind": self.kind,
+            "words_sha256": hashlib.sha256("\n".join(self.words).encode()).hexdigest(),
             "words": len(self.words),
-            "sampler": self.sampler.model_dump(mode="json"),
-            "rounding": "round((clamp(x, -1, 1) + 1) * 127.5)",
+            "sampler": self.sampler.model_dump(mode="json", exclude={"scale"}),
+            "rounding": "round(clamp((x + 1) / 2 * 255, 0, 255)), halves to the even",
             "format": self.format,
         }
 
+    def starts(self) -> range:
+        """The number of each shard's first image."""
+        return range(0, self.count, SHARD)
 
-def write_samples(
+    def word(self, number: int) -> str:
+        return self.words[number % len(self.words)]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which shards a process makes."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def write_samples(  # noqa: PLR0913 - what to sample, where to, and how
     trained: Trained,
     checkpoint: Checkpoint,
     request: Request,
-    vocabulary: Condition,
+    tell: Tell,
     out: Path,
     *,
     batch: int,
-    watch: Any = None,
+    share: Share = Share(),
+    advance: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Sample what is missing in `out`; gives the manifest. `vocabulary` holds the condition of each of the request's words.
+    """Sample what is missing in `out`; gives the manifest (an empty one to all processes but the first). `tell` encodes words.
 
-    Raises ConflictError where `out` holds another request.
+    `advance` is told how many images are there. Raises ConflictError where `out` holds another request, IntegrityError where a
+    finished set is not what its manifest says.
     """
-    record = request.record(checkpoint)
+    record, first = request.record(checkpoint), share.rank == 0
     with explain_disk(out):
         out.mkdir(parents=True, exist_ok=True)
-        with lock_folder(out):
-            _claim(out, record)
-            step = _SHARD if request.format == "tar" else request.count
-            starts = [start for start in range(0, request.count, step) if not _whole(out, request, start)]
-            for start in watch(starts, len(starts)) if watch else starts:
-                numbers = torch.arange(start, min(start + step, request.count))
-                pixels = sample_numbers(trained, request, vocabulary, numbers, batch)
-                for scale, images in zip(request.scales, pixels, strict=True):
-                    _write_shard(out, request, scale, numbers, images)
-            manifest = record | {"files": _digest_files(out, request)}
-            write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), out)
-            (out / _REQUEST).unlink(missing_ok=True)
-    return manifest
+        with lock_folder(out) if first else nullcontext():
+            finished = _claim(out, record) if first else _await_claim(out, record)
+            if finished:
+                advance(request.count)
+                return _check_files(out, finished) if first else {}
+            for start in request.starts()[share.rank :: share.world]:
+                _make_shard(trained, request, tell, out, start, batch=batch, advance=advance)
+            if not first:
+                return {}
+            while not all(_is_whole(out, request, start) for start in request.starts()):
+                time.sleep(_PAUSE)  # what is missing is another process's
+            return _finish(out, request, record)
 
 
-def sample_numbers(trained: Trained, request: Request, vocabulary: Condition, numbers: Tensor, batch: int) -> Tensor:
+def sample_numbers(
+    trained: Trained, request: Request, tell: Tell, numbers: Tensor, batch: int, advance: Callable[[int], object] = lambda _: None
+) -> Tensor:
     """(S, N, C, H, W) uint8 for some image numbers: a batch holds `batch` images over all scales."""
+    places, which = torch.unique(numbers % len(request.words), return_inverse=True)
+    vocabulary = tell([request.words[place] for place in places.tolist()])
     parts = []
-    for _, some in split_numbers(numbers, max(1, batch // len(request.scales))):
-        condition = vocabulary.take(some % len(request.words))
+    size = max(1, batch // len(request.scales))
+    for begin in range(0, len(numbers), size):
+        some, condition = numbers[begin : begin + size], vocabulary.take(which[begin : begin + size])
         latents = sample_latents(trained, request.sampler, condition, some, seed=request.seed, scales=request.scales)
-        parts.append(to_pixels(latents).cpu())
+        parts.append(round_pixels(latents).cpu())
+        advance(len(some))
     return torch.cat(parts, dim=1)
 
 
-def _claim(out: Path, record: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another request, finished or not."""
-    for name in (MANIFEST, _REQUEST):
-        file = out / name
-        if file.exists():
-            before = json.loads(file.read_text())
-            differs = next((field for field in record if before.get(field) != record[field]), None)
-            if differs:
-                found, expected = f"other samples: {differs} is {before.get(differs)!r:.60}", f"{record[differs]!r:.60}"
-                raise ck.ConflictError(ck.Problem(str(file), found, expected, "choose another --out"))
-            return
+def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a finished set of this request, or nothing; a folder that holds another request is refused."""
+    for leftover in out.glob("*.tmp"):
+        leftover.unlink()
+    finished = _read_claim(out, record)
+    if finished is not None:
+        return finished
     if any(out.iterdir()):
         raise ck.ConflictError(ck.Problem(str(out), "something else lies there", "an empty folder", "choose another --out"))
     write_atomic(out / _REQUEST, (json.dumps(record, indent=2) + "\n").encode(), out)
+    return {}
 
 
-def _file(out: Path, request: Request, scale: float, start: int) -> Path:
-    name = f"{start:06d}.tar" if request.format == "tar" else "samples.npz"
-    return out / f"s{scale:g}" / name
+def _await_claim(out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, once the first process has claimed the folder."""
+    while (finished := _read_claim(out, record)) is None:
+        time.sleep(_PAUSE)
+    return finished
 
 
-def _whole(out: Path, request: Request, start: int) -> bool:
-    return all(_file(out, request, scale, start).exists() for scale in request.scales)
+def _read_claim(out: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A manifest, {} for an unfinished set, None where nobody has claimed the folder. Raises ConflictError for another request."""
+    for name in (MANIFEST, _REQUEST):
+        try:
+            before = json.loads((out / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise ck.ConflictError(ck.Problem(str(out / name), f"no JSON: {error}", "a set of samples", "choose another --out")) from None
+        before = before if isinstance(before, dict) else {}
+        differs = next((field for field in record if before.get(field) != record[field]), None)
+        if differs:
+            found, expected = f"other samples: {differs} is {before.get(differs)!r:.60}", f"{record[differs]!r:.60}"
+            raise ck.ConflictError(ck.Problem(str(out / name), found, expected, "choose another --out"))
+        return before if name == MANIFEST else {}
+    return None
 
 
-def _write_shard(out: Path, request: Request, scale: float, numbers: Tensor, images: Tensor) -> None:
-    file = _file(out, request, scale, int(numbers[0]))
-    file.parent.mkdir(exist_ok=True)
-    pixels = images.permute(0, 2, 3, 1).numpy()
-    with open_atomic(file, file.parent) as opened:
-        if request.format == "npz":
-            if request.words[0].isdigit():
-                np.savez(opened, arr_0=pixels, arr_1=_class_ids(request))
+def _make_shard(
+    trained: Trained, request: Request, tell: Tell, out: Path, start: int, *, batch: int, advance: Callable[[int], object]
+) -> None:
+    numbers = torch.arange(start, min(start + SHARD, request.count))
+    if _is_whole(out, request, start):
+        advance(len(numbers))
+        return
+    for scale, images in zip(request.scales, sample_numbers(trained, request, tell, numbers, batch, advance), strict=True):
+        file = _shard_file(out, request, scale, start)
+        file.parent.mkdir(exist_ok=True)
+        for leftover in file.parent.glob(f"{file.name}.*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        with open_atomic(file, file.parent) as opened:
+            if request.format == "npz":
+                np.save(opened, pixels)
             else:
-                np.savez(opened, arr_0=pixels)
-            return
-        with tarfile.open(fileobj=opened, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, image in zip(numbers.tolist(), pixels, strict=True):
-                word = request.words[number % len(request.words)]
-                _add_member(tar, f"{number:06d}.png", _encode_png(image))
-                _add_member(tar, f"{number:06d}.json", json.dumps({"number": number, "scale": scale, "condition": word}).encode())
+                _write_tar(opened, request, scale, start, pixels)
 
 
-def _class_ids(request: Request) -> np.ndarray:
-    return np.array([int(request.words[number % len(request.words)]) for number in range(request.count)], np.int64)
+def _scale_folder(out: Path, scale: float) -> Path:
+    """`s1.5`, `s2`: the shortest digits that tell two scales apart."""
+    return out / f"s{scale!r}".removesuffix(".0")
+
+
+def _array_file(out: Path, scale: float) -> Path:
+    return _scale_folder(out, scale) / "samples.npz"
+
+
+def _shard_file(out: Path, request: Request, scale: float, start: int) -> Path:
+    return _scale_folder(out, scale) / f"{start:09d}.{'tar' if request.format == 'tar' else 'npy'}"
+
+
+def _is_whole(out: Path, request: Request, start: int) -> bool:
+    """Whether a shard is there at every scale, or already part of an array."""
+    return all(_shard_file(out, request, scale, start).exists() or _array_file(out, scale).exists() for scale in request.scales)
+
+
+def _write_tar(opened: BinaryIO, request: Request, scale: float, start: int, pixels: np.ndarray) -> None:
+    suffix = "cls" if request.kind == "class" else "txt"
+    with tarfile.open(fileobj=opened, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, image in enumerate(pixels, start):
+            _add_member(tar, f"{number:09d}.png", _encode_png(image))
+            _add_member(tar, f"{number:09d}.{suffix}", request.word(number).encode())
+            _add_member(tar, f"{number:09d}.json", json.dumps({"number": number, "scale": scale}).encode())
 
 
 def _encode_png(image: np.ndarray) -> bytes:
@@ -166,32 +235,53 @@ def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _digest_files(out: Path, request: Request) -> list[dict[str, Any]]:
-    found = []
+def _finish(out: Path, request: Request, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Join what is to be joined, then write the manifest."""
+    files = []
     for scale in request.scales:
-        for file in sorted((out / f"s{scale:g}").iterdir()):
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            found.append({"path": file.relative_to(out).as_posix(), "bytes": file.stat().st_size, "sha256": digest})
-    return found
+        parts = [_shard_file(out, request, scale, start) for start in request.starts()]
+        if request.format == "npz":
+            file = _array_file(out, scale)
+            if not file.exists():
+                with open_atomic(file, out) as opened:
+                    _join_arrays(opened, request, parts)
+            for part in parts:
+                part.unlink(missing_ok=True)
+            files.append(file)
+        else:
+            files += parts
+    manifest = {**record, "files": [_describe_file(out, file) for file in files]}
+    write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), out)
+    (out / _REQUEST).unlink(missing_ok=True)
+    return manifest
 
 
-def read_words(prompts: str | None, labels: str | None, classes: int | None) -> Sequence[str]:
-    """The words of a request: the lines of a file, or class ids. Raises CatalogError."""
-    if classes is not None:
-        if prompts:
-            raise ck.CatalogError(ck.Problem("--prompts", "captions for a model of classes", "--labels", "name classes"))
-        found = labels.split(",") if labels else [str(number) for number in range(classes)]
-        wrong = next((word for word in found if not (word.isascii() and word.isdigit() and int(word) < classes)), None)
-        if wrong is not None:
-            raise ck.CatalogError(ck.Problem("--labels", f"found '{wrong}'", f"classes from 0 to {classes - 1}", "mend the list"))
-        return found
-    if labels or not prompts:
-        raise ck.CatalogError(ck.Problem("--prompts", "no captions for a model of text", "a file of captions", "state --prompts FILE"))
-    try:
-        lines = [line for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise ck.CatalogError(ck.Problem(prompts, f"cannot be read: {error}", "text, a caption a line", "mend the file")) from None
-    if not lines:
-        raise ck.CatalogError(ck.Problem(prompts, "no captions", "a caption a line", "fill the file"))
-    return lines
+def _join_arrays(opened: BinaryIO, request: Request, parts: Iterable[Path]) -> None:
+    """One npz of many arrays, of which only one is in memory at a time."""
+    arrays = (np.load(part) for part in parts)
+    head = next(arrays)
+    stated = {"descr": "|u1", "fortran_order": False, "shape": (request.count, *head.shape[1:])}
+    with zipfile.ZipFile(opened, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, stated)
+            for array in (head, *arrays):
+                member.write(array.tobytes())
+        if request.kind == "class":
+            with archive.open("arr_1.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.array([int(request.word(i)) for i in range(request.count)], np.int64))
+
+
+def _describe_file(out: Path, file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {"path": file.relative_to(out).as_posix(), "bytes": file.stat().st_size, "sha256": digest}
+
+
+def _check_files(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """A finished set's manifest, if its files are what it says."""
+    for stated in manifest["files"]:
+        file = out / stated["path"]
+        found = "it is not there" if not file.exists() else "" if _describe_file(out, file) == stated else "its SHA-256 is another"
+        if found:
+            raise ck.IntegrityError(ck.Problem(str(file), found, f"what {MANIFEST} says", "remove the folder and sample anew"))
+    return manifest

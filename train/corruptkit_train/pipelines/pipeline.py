@@ -125,7 +125,8 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
         drawing = drawing if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         for index, step in enumerate(self.progress_bar(self.scheduler.timesteps)):
             scaled = self.scheduler.scale_model_input(sample, step) if hasattr(self.scheduler, "scale_model_input") else sample
-            output = self._predict(scaled, self._network_time(index, step).expand(len(sample)), told, null, scale)
+            time = network_time(self.scheduler, self.config.objective, index).to(self._execution_device)
+            output = self._predict(scaled, time.expand(len(sample)), told, null, scale)
             if not self._uses_variance():
                 output = output[:, : sample.shape[1]]
             sample = self.scheduler.step(output, step, sample, **drawing, return_dict=False)[0]
@@ -199,13 +200,6 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
         elif latents.shape != shape:
             raise ValueError(f"found latents of shape {tuple(latents.shape)}, expected {shape}; give these")
         return latents.to(self._execution_device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
-
-    def _network_time(self, index: int, step: Tensor) -> Tensor:
-        """What the network is told the time is; some schedulers cut a flow's time to a whole number, their sigmas are exact."""
-        if self.config.objective != "flow":
-            return step.to(self._execution_device)
-        time: Tensor = self.scheduler.sigmas[index] * self.scheduler.config.num_train_timesteps
-        return time.to(self._execution_device)
 
     def _predict(self, sample: Tensor, time: Tensor, told: Told, null: Told, scale: float) -> Tensor:
         """(B, C or 2C, H, W): the guided prediction, with the conditional variance behind it where the network learnt one."""
@@ -297,6 +291,12 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
                 importlib.import_module(home)  # diffusers takes a class from a module that is imported already
                 index[name] = [home, kind]
         return loaded
+
+
+def network_time(scheduler: Any, objective: str, index: int) -> Tensor:
+    """What the network is told the time of a step is; some schedulers cut a flow's time to a whole number, their sigmas are exact."""
+    time: Tensor = scheduler.timesteps[index] if objective != "flow" else scheduler.sigmas[index] * scheduler.config.num_train_timesteps
+    return time
 
 
 def round_pixels(images: Tensor) -> Tensor:
