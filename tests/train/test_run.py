@@ -327,3 +327,17 @@ def test_a_run_opens_with_diffusers(source: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert done.stdout.strip() == "(8, 8)", done.stderr
     assert DiffusionPipeline is not None
+
+
+def test_every_format_of_a_variant_trains_the_same_model(source: Path, tmp_path: Path) -> None:
+    """One variant as tars, Parquet, Arrow and an overlay: the same rows, so the same weights to the bit."""
+    dataset = ck.open_dataset(source)
+    plan = ck.make_plan(ck.Recipe(seed=0, chain=[ck.Flip(ratio="0.25")]), dataset.index())
+    found = []
+    for layout in ("webdataset", "parquet", "arrow", "overlay"):
+        ck.write_variant(dataset, plan, tmp_path / layout, layout)
+        for hold in (1 << 30, 0):  # decoded once, and row by row
+            out = tmp_path / f"run-{layout}-{hold}"
+            train_run(small_run(images=64, machine={"hold": hold}), tmp_path / layout, out)
+            found.append(saved(out, 64))
+    assert all(parts == found[0] for parts in found)
