@@ -262,6 +262,16 @@ def test_an_overlay_over_another_source_is_refused(source: Path, tmp_path: Path)
         train_run(small_run(), variant, tmp_path / "run")
 
 
+def test_a_variant_whose_edits_are_not_told_is_refused(source: Path, tmp_path: Path) -> None:
+    dataset = ck.open_dataset(source)
+    plan = ck.make_plan(ck.Recipe(seed=0, chain=[ck.Swap(ratio="0.25")]), dataset.index())
+    for layout in ("overlay", "parquet"):
+        ck.write_variant(dataset, plan, tmp_path / layout, layout)
+        with pytest.raises(ck.CatalogError, match="whose edits are of captions, and a run that is told labels; state condition"):
+            train_run(small_run(), tmp_path / layout, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_class_outside_k_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path / "src", [Row(f"{i:05d}", i % 4, "x", picture(i)) for i in range(8)], members=("png", "txt", "cls"))
     with pytest.raises(ck.DatasetError, match="label"):

@@ -50,7 +50,7 @@ class OptimiserConfig(_Part):
     betas: tuple[Share, Share] = (0.9, 0.999)  # of the means of gradients and of their squares
     decay: Annotated[float, Field(ge=0)] = 0.0  # of weights
     epsilon: Annotated[float, Field(gt=0)] = 1e-8  # beside the root of squares
-    clip: Annotated[float, Field(gt=0)] | None = 1.0  # of the gradient's norm
+    clip: Annotated[float, Field(ge=0)] = 1.0  # of the gradient's norm; 0: none
     warmup: Annotated[int, Field(ge=0)] = 0  # images
     batch: Positive = 128  # images of a step, over all processes
 

@@ -162,9 +162,9 @@ def set_rate(optimiser: torch.optim.Optimizer, config: RunConfig, seen: int) -> 
         group["lr"] = how.rate * part
 
 
-def clip_gradient(denoiser: nn.Module, clip: float | None) -> Tensor:
-    """The gradient's norm before it is clipped."""
-    return nn.utils.clip_grad_norm_(denoiser.parameters(), float("inf") if clip is None else clip, foreach=True).detach()
+def clip_gradient(denoiser: nn.Module, clip: float) -> Tensor:
+    """The gradient's norm before it is clipped; 0 clips nothing."""
+    return nn.utils.clip_grad_norm_(denoiser.parameters(), clip or float("inf"), foreach=True).detach()
 
 
 def resume(out: Path, denoiser: nn.Module, optimiser: torch.optim.Optimizer, average: Average) -> int:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -122,6 +123,8 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
             raise ck.IntegrityError(*found.problems)
     dataset = ck.open_dataset(data, source=source, fields=() if manifest.exists() else (field,))
     known = dataset.manifest
+    if known is not None:
+        refuse_unseen(Path(data), field)
     return Opened(
         dataset,
         {
@@ -135,6 +138,15 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
             "classes": dataset.index().meta.classes if config.condition.kind == "class" else None,
         },
     )
+
+
+def refuse_unseen(variant: Path, field: Literal["label", "caption"]) -> None:
+    """A variant whose edits the run would not see, since it is told the other condition, is no clean control: that is the source."""
+    edited = set(pq.read_table(variant / ".corruptkit" / "plan.parquet", columns=["field"])["field"].to_pylist())
+    if edited and field not in edited:
+        kind = {"label": "text", "caption": "class"}[field]
+        found = f"a variant whose edits are of {edited.pop()}s, and a run that is told {field}s"
+        raise ck.CatalogError(ck.Problem(str(variant), found, do=f"state condition.kind = '{kind}', or train on the source"))
 
 
 def start_processes(config: RunConfig, out: Path) -> Accelerator:
