@@ -39,7 +39,7 @@ def test_noisy_images_are_those_of_diffusers(objective: Noise | Velocity, kind: 
 
 
 def test_schedules_bear_their_right_names() -> None:
-    """Of LDM and DiT, both called linear by their authors: facts_train's last alpha_bar of each."""
+    """Of LDM and DiT, both called linear by their authors."""
     ldm = alphas_cumprod(Schedule(name="scaled_linear", beta_start=0.0015, beta_end=0.0195))
     roots = torch.linspace(0.0015**0.5, 0.0195**0.5, STEPS, dtype=torch.float64)
     assert torch.allclose(ldm.double(), torch.cumprod(1 - roots**2, 0), rtol=1e-4)
