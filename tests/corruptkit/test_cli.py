@@ -11,52 +11,21 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
 import pytest
 
-from corruptkit import commands
-from corruptkit.cli import build_parser, main
+from corruptkit.cli import build_parser
 from corruptkit.commands import COMMANDS
 from corruptkit.errors import ConflictError, DatasetError, Problem
 from corruptkit.manifest import checksum_line
 from corruptkit.terminal import Outcome
+from tests.corruptkit.saying import Run
 from tests.corruptkit.shards import Row, make_rows, write_shards, write_tar
 
 CORRUPTKIT = Path(sys.executable).with_name("corruptkit")
-
-
-class Said(NamedTuple):
-    """What a command answered."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The one JSON object on standard output."""
-        assert self.out.count("\n") == 1
-        data: dict[str, Any] = json.loads(self.out)
-        return data
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process, with one worker unless it says otherwise."""
-    monkeypatch.setattr(commands, "_workers", lambda args: args.workers or 1)
-
-    def run_words(*words: object) -> Said:
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        return Said(status, *capsys.readouterr())
-
-    return run_words
 
 
 @pytest.fixture

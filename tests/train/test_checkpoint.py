@@ -37,6 +37,16 @@ def test_the_same_place_reached_again_replaces_it(tmp_path: Path) -> None:
     assert float(only.tensors("weights")["b.c"]) == 2.0
 
 
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, parts(1.0), {"images": 5})
+    for name in (".partial", ".partial-000000000003"):
+        (tmp_path / "checkpoints" / name).mkdir()
+        (tmp_path / "checkpoints" / name / "weights.safetensors").write_bytes(b"half")
+    assert [found.images for found in find_checkpoints(tmp_path)] == [5]
+    save_checkpoint(tmp_path, parts(2.0), {"images": 9})
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["000000000005", "000000000009"]  # noqa: PTH208 - names alone
+
+
 @pytest.mark.parametrize("keep_every", [0, 40])
 def test_the_newest_and_the_multiples_stay(tmp_path: Path, keep_every: int) -> None:
     for images in range(10, 101, 10):
@@ -76,19 +86,19 @@ def test_a_state_without_its_folder_of_digests_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("moment", ["weights", "average", "optimiser", "state", "rename"])
 def test_a_failure_at_any_moment_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     save_checkpoint(tmp_path, parts(1.0), {"images": 5})
-    write, synced = module._write_tensors, module._write_synced
+    write, state = module._write_tensors, module._write_state
 
     def fail(file: Path, content: object) -> object:
         if file.name.startswith(moment):
             file.write_bytes(b"half")
             raise OSError(28, "No space left on device", str(file))
-        return synced(file, content) if isinstance(content, bytes) else write(file, content)  # type: ignore[arg-type]
+        return state(file, content) if file.suffix == ".json" else write(file, content)  # type: ignore[arg-type]
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_write_tensors", fail)
-    monkeypatch.setattr(module, "_write_synced", fail)
+    monkeypatch.setattr(module, "_write_state", fail)
     if moment == "rename":
         monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(ck.DatasetError, match="no space left on the device; free some space"):

@@ -9,7 +9,6 @@ checkpoints/000000128000/weights.safetensors     the network, float32
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import corruptkit as ck
-from corruptkit.files import explain_disk
+from corruptkit.files import explain_disk, sync_path
 
 FOLDER = "checkpoints"
 _PARTS = ("weights", "average", "optimiser")
@@ -59,16 +58,16 @@ def save_checkpoint(out: Path, parts: Mapping[str, Mapping[str, Tensor]], state:
     final, partial = folder / f"{state['images']:012d}", folder / _PARTIAL
     with explain_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in folder.glob(f"{_PARTIAL}*"):  # of a process that was killed while it wrote or removed one
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
             partial.mkdir()
             digests = {part: _write_tensors(partial / f"{part}.safetensors", parts[part]) for part in _PARTS}
-            text = json.dumps({**state, "sha256": digests}, indent=2, sort_keys=True)
-            _write_synced(partial / "state.json", text.encode())
+            _write_state(partial / "state.json", {**state, "sha256": digests})
             if final.exists():  # the same place reached once more, after a resume from before it
-                shutil.rmtree(final)
+                _discard(final)
             partial.rename(final)
-            _sync_folder(folder)
+            sync_path(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return final
@@ -91,10 +90,7 @@ def drop_checkpoints(out: Path, keep: int, keep_every: int) -> None:
     """Remove all but the newest `keep` and those at multiples of `keep_every` images."""
     for checkpoint in find_checkpoints(out)[:-keep]:
         if not keep_every or checkpoint.images % keep_every:
-            # Renamed first: a half-removed folder would look like a damaged checkpoint.
-            doomed = checkpoint.path.with_name(f"{_PARTIAL}-{checkpoint.path.name}")
-            checkpoint.path.rename(doomed)
-            shutil.rmtree(doomed)
+            _discard(checkpoint.path)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
@@ -120,11 +116,7 @@ def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
     except SafetensorError as error:
         raise OSError(_disk_errno(error), str(error), str(file)) from None
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(file)
     return _sha256(file)
 
 
@@ -139,19 +131,16 @@ def _sha256(file: Path) -> str:
         return file_digest(opened, "sha256").hexdigest()
 
 
-def _write_synced(file: Path, content: bytes) -> None:
-    with file.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
+def _write_state(file: Path, state: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(state, indent=2, sort_keys=True))
+    sync_path(file)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint; renamed first, since a half-removed folder would look like a damaged one."""
+    doomed = folder.with_name(f"{_PARTIAL}-{folder.name}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 @contextmanager
