@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from corruptkit.terminal import Commands, Parser, add_command, one_of, run_program, whole_number
+from corruptkit.terminal import Commands, add_command, one_of, run_program, start_parser, whole_number
 
 _CATALOG = "another catalog than the one that ships ($CORRUPTKIT_CATALOG)"
 _EXAMPLES = """examples:
@@ -18,15 +18,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    parser = Parser(
-        prog="corruptkit",
-        description="Make corrupted variants of image data sets: exact, seed-tracked, verified.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    parser, commands = start_parser("corruptkit", "Make corrupted variants of image data sets: exact, seed-tracked, verified.", _EXAMPLES)
     _add_make(commands)
     _add_readers(commands)
     return parser

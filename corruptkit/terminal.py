@@ -33,6 +33,14 @@ class Parser(argparse.ArgumentParser):
         raise CatalogError(Problem(self.prog, message, do=f"see {self.prog} --help"))
 
 
+def start_parser(program: str, text: str, examples: str) -> tuple[Parser, Any]:
+    """A program's parser, and what its commands are added to."""
+    how = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = Parser(prog=program, description=text, epilog=examples, **how)  # type: ignore[arg-type] # a class and a bool
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    return parser, parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+
+
 def add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     """A command, with the flag that all of them have."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 import corruptkit as ck
@@ -272,12 +271,6 @@ def test_a_variant_whose_edits_are_not_told_is_refused(source: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_outside_k_is_refused(tmp_path: Path) -> None:
-    write_shards(tmp_path / "src", [Row(f"{i:05d}", i % 4, "x", picture(i)) for i in range(8)], members=("png", "txt", "cls"))
-    with pytest.raises(ck.DatasetError, match="label"):
-        ck.open_dataset(tmp_path / "src", classes=3).index()
-
-
 def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_run(small_run(), source, tmp_path / "run", images=64)
     good = saved(tmp_path / "run", 64)
@@ -336,7 +329,6 @@ def test_a_run_opens_with_diffusers(source: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert done.stdout.strip() == "(8, 8)", done.stderr
-    assert DiffusionPipeline is not None
 
 
 def test_every_format_of_a_variant_trains_the_same_model(source: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from corruptkit.terminal import Commands, Parser, add_command, run_program, whole_number
+from corruptkit.terminal import Commands, add_command, run_program, start_parser, whole_number
 
 _EXAMPLES = """examples:
   corruptkit-train run laptop-openmoji-text --data openmoji-swap-0.05-s0 --out runs/swap-0.05
@@ -21,15 +21,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    parser = Parser(
-        prog="corruptkit-train",
-        description="Train, sample and measure diffusion models on corrupted variants.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    parser, commands = start_parser("corruptkit-train", "Train, sample and measure diffusion models on corrupted variants.", _EXAMPLES)
     _add_run(commands)
     _add_sample(commands)
     return parser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
@@ -60,20 +60,27 @@ class UNet(nn.Module):
         self.unet.enable_gradient_checkpointing()
 
 
+def _describe_levels(config: UNetConfig | PixelUNetConfig, shape: tuple[int, int, int], attending: str) -> dict[str, Any]:
+    """What diffusers' UNets have in common; a level with attention is of the `attending` kind, up as it is down."""
+    kinds = [attending if attends else "DownBlock2D" for attends in config.attention]
+    return {
+        "sample_size": shape[1],
+        "in_channels": shape[0],
+        "out_channels": shape[0] * (2 if config.learned_variance else 1),
+        "down_block_types": tuple(kinds),
+        "up_block_types": tuple(kind.replace("Down", "Up") for kind in reversed(kinds)),
+        "block_out_channels": config.channels,
+        "layers_per_block": config.layers,
+        "dropout": config.dropout,
+        "norm_num_groups": config.norm_groups,
+    }
+
+
 def build_unet(config: UNetConfig, shape: tuple[int, int, int], classes: int | None, text_width: int | None) -> UNet:
     """Cross-attention to one token of a class, or to the tokens of a text."""
     width = text_width or config.condition_width
-    crossing = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention]
     unet = UNet2DConditionModel(
-        sample_size=shape[1],
-        in_channels=shape[0],
-        out_channels=shape[0] * (2 if config.learned_variance else 1),
-        down_block_types=tuple(crossing),
-        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(crossing)),
-        block_out_channels=config.channels,
-        layers_per_block=config.layers,
-        dropout=config.dropout,
-        norm_num_groups=config.norm_groups,
+        **_describe_levels(config, shape, "CrossAttnDownBlock2D"),
         cross_attention_dim=width,
         attention_head_dim=config.heads,  # diffusers' name for the number of heads
     )
@@ -83,17 +90,8 @@ def build_unet(config: UNetConfig, shape: tuple[int, int, int], classes: int | N
 
 def build_pixel_unet(config: PixelUNetConfig, shape: tuple[int, int, int], classes: int) -> UNet:
     """The class vector is added to the time embedding, as in ADM (Dhariwal and Nichol, 2021)."""
-    kinds = ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention]
     unet = UNet2DModel(
-        sample_size=shape[1],
-        in_channels=shape[0],
-        out_channels=shape[0] * (2 if config.learned_variance else 1),
-        down_block_types=tuple(kinds),
-        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(kinds)),
-        block_out_channels=config.channels,
-        layers_per_block=config.layers,
-        dropout=config.dropout,
-        norm_num_groups=config.norm_groups,
+        **_describe_levels(config, shape, "AttnDownBlock2D"),
         attention_head_dim=config.head_width,
         class_embed_type="identity",
     )
