@@ -23,8 +23,8 @@ RULES = Rules(
         {"pipelines"},
         {"models"},
         {"conditions"},
-        {"caption_cache", "encoders", "images", "objectives", "perturbation"},
-        {"averages", "checkpoint", "draws"},
+        {"autoencoders", "caption_cache", "encoders", "images", "objectives", "perturbation"},
+        {"averages", "checkpoint", "draws", "pretrained"},
     ),
     foreign=BANNED | {"pipelines", "tests", "train"},
 )

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import corruptkit as ck
+from corruptkit_train.pretrained import one_thread, stays_offline, weights_sha256
 
 # Every batch has as many rows, so that matrix products have one shape and a caption's states are the same bits in each of them.
 BATCH = 32
@@ -85,7 +85,7 @@ class Encoder:
         found = [tokens or [self.tokenizer.pad_token_id] for tokens in found]  # an empty caption where nothing marks begin and end
         states = torch.zeros(len(captions), *self.shape)
         mask = None if pooled else torch.zeros(states.shape[:2], dtype=torch.bool)
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             for length, rows in _group_lengths([len(tokens) for tokens in found], longest, pooled=pooled):
                 hidden, held = self._run([found[row] for row in rows], length)
                 if mask is None:
@@ -116,7 +116,7 @@ def load_encoder(config: TextEncoder) -> Encoder:
         tokenizer.pad_token = tokenizer.eos_token
     identity: dict[str, str | int] = {
         "name": config.name if config.name == "minilm" else type(model).__name__,  # a folder that is moved is the same encoder
-        "weights": _weights_sha256(model, unset),
+        "weights": weights_sha256(model, unset),
         "network": _network_sha256(model),
         "tokenizer": tokens,
         "output": config.output,
@@ -161,7 +161,7 @@ def _load_parts(place: str) -> tuple[Any, Any, frozenset[str]]:
     """Model and tokenizer of a folder or repository, and weights that it lacks; no code of theirs is run, no pickle read."""
     import transformers
 
-    how: dict[str, Any] = {"local_files_only": _stays_offline(), "trust_remote_code": False}
+    how: dict[str, Any] = {"local_files_only": stays_offline(), "trust_remote_code": False}
     try:
         with _quiet_loading():
             network = transformers.AutoConfig.from_pretrained(place, **how)
@@ -220,10 +220,6 @@ def _check_length(config: TextEncoder, model: Any, tokenizer: Any) -> None:
         raise ck.CatalogError(problem)
 
 
-def _stays_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
 def _group_lengths(lengths: Sequence[int], longest: int, *, pooled: bool) -> Iterator[tuple[int, list[int]]]:
     """Batches of rows that are padded to one length, which each caption decides for itself: longer padding is time lost.
 
@@ -241,27 +237,6 @@ def _pool(hidden: Tensor, mask: Tensor) -> Tensor:
     """The mean (n, D) over the tokens of (n, T, D) that are no padding, of norm 1; 0 where a caption has no token."""
     weights = mask.unsqueeze(-1).to(hidden.dtype)
     return normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1), dim=-1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums of several threads may be added in another order on another machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _weights_sha256(model: Any, unset: frozenset[str]) -> str:
-    """Of every tensor's name, shape and float32 bytes: one digest however many files they came from; `unset` ones hold chance."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in unset:
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _network_sha256(model: Any) -> str:
