@@ -178,7 +178,10 @@ class Dataset:
         return pa.schema([(name, kinds[name]) for name in (*(n for n in kinds if n not in others), *others)])
 
     def batches(self, order: Sequence[int] | None = None, *, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
-        """Rows in batches, in source order or in the `order` of row numbers that is given."""
+        """Rows in batches of at most `size`, in source order or in the `order` of row numbers that is given.
+
+        Of Parquet and Arrow in source order, a batch ends where a piece of the file does, so that nothing is copied to join two.
+        """
         if size < 1:
             raise ValueError(f"found a batch size of {size}, expected 1 or more")
         schema = self.schema()
@@ -280,24 +283,8 @@ def _as_batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _cut(tables: Iterable[pa.Table], size: int) -> Iterator[pa.RecordBatch]:
-    """Tables cut and joined to batches of one size; only what lies across two tables is copied."""
-    held: list[pa.Table] = []
-    for table in tables:
-        start = 0
-        while start < len(table):
-            piece = table.slice(start, size - sum(map(len, held)))
-            start += len(piece)
-            held.append(piece)
-            if sum(map(len, held)) == size:
-                yield _one_batch(held)
-                held = []
-    if held:
-        yield _one_batch(held)
-
-
-def _one_batch(tables: Sequence[pa.Table]) -> pa.RecordBatch:
-    batches = pa.concat_tables(tables).to_batches()
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    """Tables in batches of at most `size` rows, none of which reaches across two tables: that would copy their images."""
+    return (batch for table in tables for batch in table.to_batches(max_chunksize=size))
 
 
 def _shard_examples(dataset: Dataset, shards: list[int]) -> Iterator[Row]:

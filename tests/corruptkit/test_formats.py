@@ -82,6 +82,18 @@ def test_chain_of_formats_keeps_the_variant(tars: Path, tmp_path: Path) -> None:
     assert read_all(dataset) == read_all(ck.open_dataset(tars))
 
 
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_batches_of_tables_end_where_a_piece_ends(tmp_path: Path, form: str) -> None:
+    dataset = ck.open_dataset(write_shards(tmp_path / "tars", ROWS, shards=2))
+    ck.write_variant(dataset, ck.make_plan(NOTHING, dataset.index()), tmp_path / form, form)
+    variant = ck.open_dataset(tmp_path / form)
+    sizes = [len(batch) for batch in variant.batches(size=len(ROWS))]
+    assert (len(variant.shards), sizes) == (2, [len(ROWS) // 2] * 2)  # asked for all at once, nothing was joined across shards
+    small = [len(batch) for batch in variant.batches(size=7)]
+    assert max(small) == 7
+    assert sum(small) == len(ROWS)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("source", ["tars", "parquet", "arrow", "folder"])
 def test_variant_in_any_format_reads_the_same(tmp_path: Path, source: str, form: str) -> None:
