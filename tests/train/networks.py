@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,3 +47,27 @@ def build_kind(kind: str, **changes: Any) -> Any:
     config, classes, text_width, tokens = KINDS[kind]
     config = type(config).model_validate(config.model_dump() | changes)
     return wake_weights(build_model(config, shape=SHAPE, classes=classes, text_width=text_width, tokens=tokens, seed=0))
+
+
+def save_autoencoder(folder: Path, kind: str = "AutoencoderKL", seed: int = 0, **changes: Any) -> Path:
+    """A tiny autoencoder with random weights, shaped as its public kin (sd-vae f8, vq-f4, a tiny f4), as diffusers saves it."""
+    import diffusers
+
+    sizes = {"layers_per_block": 1, "norm_num_groups": 4}
+    stages: dict[str, dict[str, Any]] = {
+        "AutoencoderKL": {**_blocks(8, 8, 16, 16), **sizes, "sample_size": 256},
+        "VQModel": {**_blocks(8, 8, 16), **sizes, "latent_channels": 3, "num_vq_embeddings": 32},
+        "AutoencoderTiny": {
+            **{f"{side}_block_out_channels": (8, 8, 8) for side in ("encoder", "decoder")},
+            **{f"num_{side}_blocks": (1, 1, 1) for side in ("encoder", "decoder")},
+        },
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        getattr(diffusers, kind)(**stages[kind] | changes).save_pretrained(folder)
+    return folder
+
+
+def _blocks(*channels: int) -> dict[str, Any]:
+    names = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    return {"block_out_channels": channels, **{field: name * len(channels) for field, name in names.items()}}

@@ -20,7 +20,6 @@ import corruptkit as ck
 from corruptkit_train.pretrained import one_thread, stays_offline, weights_sha256
 
 # Every forward pass has as many images, so that its products have one shape and an image's moments are the same bits in each of them.
-# A CPU gains nothing by more than one at a time; a GPU does.
 BATCH = 8
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _CLASSES = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
@@ -96,7 +95,7 @@ class Autoencoder:
     def _run(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """A forward pass over images in batches of one shape, on the network's device; gives it on the images'."""
         device = self.model.device
-        batch = 1 if device.type == "cpu" else BATCH
+        batch = count_rows(device)
         made = []
         with _exact_products(device):
             for start in range(0, max(1, len(images)), batch):
@@ -105,6 +104,11 @@ class Autoencoder:
                 filled[: len(part)] = part
                 made.append(forward(filled)[: len(part)].to(images.device))
         return torch.cat(made)
+
+
+def count_rows(device: torch.device) -> int:
+    """Images of a forward pass. A CPU gains nothing by more than one at a time; a GPU does."""
+    return 1 if device.type == "cpu" else BATCH
 
 
 def load_autoencoder(config: AutoencoderConfig) -> Autoencoder:
