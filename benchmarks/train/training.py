@@ -88,7 +88,7 @@ def time_ours(config: RunConfig, source: Path, out: Path, *, keep: bool) -> tupl
 def time_bare(config: RunConfig, source: Path, steps: int) -> float:
     """Seconds of a step without anything around it."""
     denoiser = make_denoiser(config, open_conditions(config.condition, ck.open_dataset(source), Path()))
-    optimiser = make_optimiser(config, denoiser)
+    optimiser = make_optimiser(config.optimiser, denoiser)
     clean = draw_normal(0, "noise", torch.arange(_BATCH), denoiser.sample_shape)
     told, times = Condition(ids=torch.arange(_BATCH) % _CLASSES), torch.arange(_BATCH) * 7
     taken = []

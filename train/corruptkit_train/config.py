@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,10 +28,24 @@ from corruptkit_train.sampling import SAMPLERS, SamplerConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+AnyStated = TypeVar("AnyStated", bound="Stated")
+_FAMILIES = ("autoencoder",)  # of presets that are not of `corruptkit-train run`
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Stated(_Part):
+    """What a file states, with its identity."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a run is, apart from how far it goes and how it is carried out."""
+        return self.model_dump(mode="json", exclude={"machine", "images"})
+
+    def digest(self) -> str:
+        """SHA-256 of the identity as canonical JSON."""
+        return digest_table(self.identity())
 
 
 class ConditionConfig(_Part):
@@ -77,7 +91,7 @@ class MachineConfig(_Part):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # what draws the log's curves besides
 
 
-class RunConfig(_Part):
+class RunConfig(Stated):
     """A run: everything but the data, which `--data` names."""
 
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
@@ -120,14 +134,6 @@ class RunConfig(_Part):
             raise ValueError("found a dit with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """What a run is, apart from how far it goes and how it is carried out."""
-        return self.model_dump(mode="json", exclude={"machine", "images"})
-
-    def digest(self) -> str:
-        """SHA-256 of the identity as canonical JSON."""
-        return digest_table(self.identity())
-
 
 def digest_table(config: Mapping[str, Any]) -> str:
     """SHA-256 of a run as it is stored, whatever version wrote it: of all but `machine` and `images`, as canonical JSON."""
@@ -141,18 +147,20 @@ def load_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
 
     Raises CatalogError with every problem.
     """
-    file, table = _read_table(str(path))
-    for change in changes:
-        _change_table(table, change)
-    return parse_config(table, file)
+    return parse_config(*read_table(str(path), changes, presets()))
 
 
 def parse_config(table: Mapping[str, Any], file: str) -> RunConfig:
     """A run from plain values."""
+    return parse_stated(RunConfig, table, file)
+
+
+def parse_stated(kind: type[AnyStated], table: Mapping[str, Any], file: str) -> AnyStated:
+    """What a file states, from plain values. Raises CatalogError with every problem."""
     try:
-        return RunConfig.model_validate(table)
+        return kind.model_validate(table)
     except ValidationError as error:
-        raise ck.CatalogError(*validation_problems(error, file, _field_words(RunConfig))) from None
+        raise ck.CatalogError(*validation_problems(error, file, _field_words(kind))) from None
 
 
 def change_sampler(config: RunConfig, changes: Sequence[str]) -> SamplerConfig:
@@ -163,23 +171,29 @@ def change_sampler(config: RunConfig, changes: Sequence[str]) -> SamplerConfig:
     return parse_config(table, "--set").sampler
 
 
-def presets() -> dict[str, Path]:
-    """The runs that ship, by name."""
+def presets(family: str = "") -> dict[str, Path]:
+    """The runs that ship, by name; those of a family have it before a hyphen."""
     here = Path(str(files("corruptkit_train"))) / "_runs"
     folder = here if here.is_dir() else Path(__file__).parents[1] / "runs"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    found = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {name: path for name, path in found.items() if next((word for word in _FAMILIES if name.startswith(f"{word}-")), "") == family}
 
 
-def _read_table(name: str) -> tuple[str, dict[str, Any]]:
+def read_table(name: str, changes: Sequence[str], known: Mapping[str, Path]) -> tuple[dict[str, Any], str]:
+    """The table of a TOML file, of a run.json, or of one of the known presets, with `changes`; and the file that it is from."""
     path = Path(name)
     if not path.exists() and "/" not in name and not name.endswith(".toml"):
-        if name not in presets():
-            raise ck.CatalogError(ck.Problem(name, "no such preset", do=nearest_word(name, presets())))
-        path = presets()[name]
+        if name not in known:
+            raise ck.CatalogError(ck.Problem(name, "no such preset", do=nearest_word(name, known)))
+        path = known[name]
     if path.suffix == ".json":
-        return str(path), read_record(path)["config"]
-    with _explain_text(path):
-        return str(path), tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_record(path)["config"]
+    else:
+        with _explain_text(path):
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+    for change in changes:
+        _change_table(table, change)
+    return table, str(path)
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import corruptkit as ck
 from corruptkit_train.averages import Average
 from corruptkit_train.checkpoint import drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
 from corruptkit_train.conditions import Conditions, conditions_of
-from corruptkit_train.config import RunConfig
+from corruptkit_train.config import OptimiserConfig, RunConfig
 from corruptkit_train.images import Pictures, Share, read_batches
 from corruptkit_train.meter import Meter, count_flops, find_peak
 from corruptkit_train.step import TrainingStep
@@ -72,7 +72,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
     denoiser.to(device)
     null = conditions.null.to(device)
     step = TrainingStep(denoiser, config, null).train()
-    optimiser = make_optimiser(config, denoiser)
+    optimiser = make_optimiser(config.optimiser, denoiser)
     average = Average(denoiser, config.average.decay, warmup=config.average.warmup)
     flops = count_flops(denoiser, null, device)  # type: ignore[arg-type]
     peak, peak_from = find_peak(device, config.precision)
@@ -92,7 +92,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
     bar = tqdm(total=images, initial=seen, unit="img", disable=None if accelerator.is_main_process else True, smoothing=0.05)
     with catch_signals() as stopped, explain_memory(small_memory(config, share)), bar:
         while seen < images:
-            set_rate(optimiser, config, seen)
+            set_rate(optimiser, config.optimiser, seen)
             for turn in range(share.passes):
                 # Read: uint8 pixels, then [-1, 1] on the device.
                 started = time.perf_counter()
@@ -148,15 +148,13 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
     return average.state()
 
 
-def make_optimiser(config: RunConfig, denoiser: nn.Module) -> torch.optim.AdamW:
+def make_optimiser(how: OptimiserConfig, denoiser: nn.Module) -> torch.optim.AdamW:
     """AdamW over all weights in one kernel."""
-    how = config.optimiser
     return torch.optim.AdamW(denoiser.parameters(), lr=how.rate, betas=how.betas, eps=how.epsilon, weight_decay=how.decay, fused=True)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, config: RunConfig, seen: int) -> None:
+def set_rate(optimiser: torch.optim.Optimizer, how: OptimiserConfig, seen: int) -> None:
     """The learning rate of the step that begins after `seen` images: it grows linearly over `warmup` images, then stays."""
-    how = config.optimiser
     part = min(1.0, (seen + how.batch) / how.warmup) if how.warmup else 1.0
     for group in optimiser.param_groups:
         group["lr"] = how.rate * part

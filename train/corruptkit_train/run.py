@@ -25,7 +25,7 @@ from corruptkit.files import explain_disk, lock_folder, write_atomic
 from corruptkit_train.averages import copy_weights
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
 from corruptkit_train.conditions import Conditions, Tell, null_conditions, open_conditions, read_recipe
-from corruptkit_train.config import RunConfig, read_record
+from corruptkit_train.config import RunConfig, Stated, read_record
 from corruptkit_train.encoders import load_encoder
 from corruptkit_train.grids import draw_grid
 from corruptkit_train.images import Pictures
@@ -168,7 +168,7 @@ def start_processes(config: RunConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def compare_folder(config: RunConfig, data: dict[str, Any], out: Path, images: int) -> dict[str, Any]:
+def compare_folder(config: Stated, data: dict[str, Any], out: Path, images: int) -> dict[str, Any]:
     """The record of a run; what lies in its folder must be the same run's, with no more images. Raises ConflictError."""
     file, found, run = out / "run.json", find_checkpoints(out), config.digest()
     record = {"run": run, "data": data, "versions": {name: version(name) for name in _PACKAGES}}
@@ -185,7 +185,7 @@ def compare_folder(config: RunConfig, data: dict[str, Any], out: Path, images: i
     return record
 
 
-def write_record(config: RunConfig, record: dict[str, Any], out: Path) -> None:
+def write_record(config: Stated, record: dict[str, Any], out: Path) -> None:
     """run.json: from here on the folder is this run's."""
     stored = {"config": config.model_dump(mode="json"), **record}
     with explain_disk(out):
