@@ -1,10 +1,15 @@
-"""Measuring by turns: every task runs once a round, so that a machine that is busy for a while is busy for all of them."""
+"""Measuring by turns: every task runs once a round, so that a machine that is busy for a while is busy for all of them.
+
+The order of a round is drawn: what a task leaves behind (pages just freed, a disk still at work) is met by each of the others in turn.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+
+import numpy as np
 
 Task = Callable[[], object]
 Seconds = dict[str, list[float]]
@@ -13,13 +18,14 @@ Seconds = dict[str, list[float]]
 def take_turns(tasks: Mapping[str, Task], runs: int, before: Callable[[], object] = lambda: None) -> Seconds:
     """Seconds of each run of each task; `before` runs ahead of each and is not timed. A first round warms the caches and is left out."""
     seconds: Seconds = {name: [] for name in tasks}
+    names = list(tasks)
     for number in range(runs + 1):
-        for name, task in tasks.items():
+        for place in np.random.default_rng(number).permutation(len(names)) if number else range(len(names)):
             before()
             start = time.perf_counter()
-            task()
+            tasks[names[place]]()
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[names[place]].append(time.perf_counter() - start)
     return seconds
 
 
