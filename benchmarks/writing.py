@@ -120,10 +120,7 @@ def measure_size(image_bytes: int, total: int, runs: int, folder: Path) -> list[
         *describe_times(seconds, CP),
         "",
         *(state_aim(f"{way} / cp", find_ratio(seconds, way, CP), limit) for way, limit in ((ONE, 1.5), (WRITE, 1.5), (COPY, 1.0))),
-        *(
-            state_aim(f"webdataset / {way}", find_ratio(seconds, WDS, way), least, least=True)
-            for way, least in ((ONE, 4), (COPY, 7))
-        ),
+        *(state_aim(f"webdataset / {way}", find_ratio(seconds, WDS, way), least, least=True) for way, least in ((ONE, 4), (COPY, 7))),
         f"- webdataset / {WRITE}: {find_ratio(seconds, WDS, WRITE):.2f} (for two cores the command line starts one process)",
         f"- webdataset / cp, which whoever writes at the pace of cp cannot exceed: {find_ratio(seconds, WDS, CP):.2f}",
         "",
