@@ -16,20 +16,20 @@ BANNED = {"torchvision", "torch_fidelity"}
 RULES = Rules(
     layers=(
         {"__main__", "cli", "commands"},
-        {"run", "samples"},
+        {"latent_cache", "run", "samples"},
         {"grids", "loop", "step"},
         {"config", "meter"},
         {"sampling"},
         {"pipelines"},
         {"models"},
-        {"conditions"},
+        {"conditions", "latents"},
         {"autoencoders", "caption_cache", "encoders", "images", "objectives", "perturbation"},
-        {"averages", "checkpoint", "draws", "pretrained"},
+        {"averages", "checkpoint", "draws", "latent_shards", "pretrained"},
     ),
     foreign=BANNED | {"pipelines", "tests", "train"},
 )
 # What of corruptkit is for others; "" is its root, which names what is public.
-PUBLIC = {"", "errors", "files", "terminal"}
+PUBLIC = {"", "engines", "errors", "files", "terminal"}
 
 
 def private_names(package: Path) -> list[str]:

@@ -13,6 +13,8 @@ from corruptkit.terminal import Commands, add_command, run_program, start_parser
 _EXAMPLES = """examples:
   corruptkit-train run laptop-openmoji-text --data openmoji-swap-0.05-s0 --out runs/swap-0.05
   corruptkit-train run my-run.toml --data imagenet-flip-0.05-s0 --out runs/flip --set optimiser.rate=0.0002
+  corruptkit-train cache my-latents.toml --data imagenet --out imagenet-latents
+  corruptkit-train run my-latents.toml --data imagenet-flip-0.05-s0 --latents imagenet-latents --out runs/latents
   corruptkit-train sample runs/swap-0.05 --count 64 --scale 1,1.5,2 --out samples
   accelerate launch -m corruptkit_train run my-run.toml --data imagenet-flip-0.05-s0 --out runs/flip
   torchrun --nproc-per-node 8 -m corruptkit_train sample runs/flip --count 50000 --scale 1.5 --out samples
@@ -22,9 +24,26 @@ _EXAMPLES = """examples:
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     parser, commands = start_parser("corruptkit-train", "Train, sample and measure diffusion models on corrupted variants.", _EXAMPLES)
+    _add_cache(commands)
     _add_run(commands)
     _add_sample(commands)
     return parser
+
+
+def _add_cache(commands: Any) -> None:
+    parser = add_command(commands, "cache", "encode an image set once: latents for every run on it and on its variants")
+    parser.add_argument("config", metavar="RUN.toml", help="a run with a table [latents], in TOML, a run.json, or a preset")
+    parser.add_argument("--data", metavar="PATH", required=True, help="a source, or a variant of it: labels and captions stay outside")
+    parser.add_argument("--source", metavar="PATH", help="where the source of an overlay lies, if not where it was")
+    parser.add_argument("--out", metavar="CACHE", required=True, help="a new folder; an unfinished cache of the same images is finished")
+    parser.add_argument("--flipped", action="store_true", help="mirrored images as well (by itself where data.flip is true)")
+    parser.add_argument(
+        "--workers", type=whole_number, metavar="N", help="processes that encode (default: one a core, four an accelerator)"
+    )
+    parser.add_argument("--rows-per-shard", type=whole_number, metavar="N", default=4096, help="rows of a file (default 4096)")
+    parser.add_argument("--verify", action="store_true", help="make nothing: compare shards with their SHA-256, and images with digests")
+    parser.add_argument("--deep", action="store_true", help="--verify, and encode 64 rows again")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the run; can be given often")
 
 
 def _add_run(commands: Any) -> None:
@@ -32,6 +51,7 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("config", metavar="RUN.toml", help="a run in TOML, the config of an earlier run (its run.json), or a preset")
     parser.add_argument("--data", metavar="PATH", required=True, help="a variant, or a source for a clean run")
     parser.add_argument("--source", metavar="PATH", help="where the source of an overlay lies, if not where it was")
+    parser.add_argument("--latents", metavar="CACHE", help="the cache of the images' latents, for a run with a table [latents]")
     parser.add_argument("--out", metavar="DIR", required=True, help="the run's folder; one that holds this run is resumed")
     parser.add_argument("--images", type=whole_number, metavar="N", help="images to have trained on in all (default: the run's)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the run; can be given often")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 import corruptkit as ck
@@ -16,9 +18,13 @@ from corruptkit.terminal import Outcome
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
 from corruptkit_train.conditions import open_words
 from corruptkit_train.config import RunConfig, change_sampler, digest_table, load_config, parse_config, read_record
-from corruptkit_train.run import limit_threads, open_model, train_run
+from corruptkit_train.latent_cache import make_cache, verify_cache
+from corruptkit_train.latent_shards import CacheManifest
+from corruptkit_train.run import limit_threads, open_model, refuse_nesting, train_run, watch_rows
 from corruptkit_train.samples import Request, Share, write_samples
 from corruptkit_train.sampling import find_device, place_model
+
+_DEEP = 64  # rows that --deep encodes again
 
 
 def run_training(args: Namespace) -> Outcome:
@@ -27,7 +33,10 @@ def run_training(args: Namespace) -> Outcome:
     if args.images is not None:
         config = parse_config(config.model_dump(mode="json") | {"images": args.images}, "--images")
     out = Path(args.out)
-    record = train_run(config, args.data, out, source=args.source)
+    if config.latents is not None and args.latents is None:
+        do = f"make it with: {_cache_command(args)}, then state --latents"
+        raise ck.CatalogError(ck.Problem("--latents", "no cache, and the run learns latents", "the folder of one", do))
+    record = train_run(config, args.data, out, source=args.source, latents=args.latents)
     if not record:  # not the first of several processes
         return Outcome([])
     data = record["data"]["variant_id"] or "clean"
@@ -39,6 +48,49 @@ def run_training(args: Namespace) -> Outcome:
         lines.append(f"at last   loss {line['loss']:.4f}, {speed}")
     lines.append(f"open it   DiffusionPipeline.from_pretrained('{out / 'pipeline'}', trust_remote_code=True)")
     return Outcome(lines, {"run": record, "last": line})
+
+
+def _cache_command(args: Namespace) -> str:
+    """The command that makes the cache that a run lacks."""
+    words = ["corruptkit-train", "cache", args.config, "--data", args.data]
+    words += ["--source", args.source] if args.source else []
+    words += ["--out", f"{Path(args.data).name}-latents"]
+    return shlex.join([*words, *(word for change in args.set for word in ("--set", change))])
+
+
+def cache_latents(args: Namespace) -> Outcome:
+    limit_threads()
+    if not args.rows_per_shard:
+        raise ck.CatalogError(ck.Problem("--rows-per-shard", "found 0", "1 or more", "mend it"))
+    config, out = load_config(args.config, args.set), Path(args.out)
+    refuse_nesting(Path(args.data), out)
+    dataset = ck.open_dataset(args.data, source=args.source)
+    if args.verify or args.deep:
+        checks, problems = verify_cache(config, dataset, out, deep=_DEEP if args.deep else 0, watch=watch_rows("compare"))
+        lines = [f"ok: {check}" for check in checks] + [f"problem: {problem}" for problem in problems]
+        lines.append(f"{out}: {'NOT verified' if problems else 'verified'}")
+        found = {"verified": not problems, "checks": checks, "problems": [problem.as_json() for problem in problems]}
+        return Outcome(lines, found, 1 if problems else 0)
+    with tqdm(total=len(dataset), desc="encode", unit="img", disable=None, file=sys.stderr, leave=False) as bar:
+        how = {"flipped": args.flipped, "rows_per_shard": args.rows_per_shard, "workers": args.workers or _count_encoders()}
+        manifest = make_cache(config, dataset, out, advance=bar.update, **how)
+    return Outcome(_describe_cache(out, manifest), {"cache": {"path": str(out), **manifest.model_dump(mode="json")}})
+
+
+def _count_encoders() -> int:
+    """Processes that encode: one a core; of an accelerator few, each of which holds the network on it."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, 4 * torch.cuda.device_count()) if torch.cuda.is_available() else cores
+
+
+def _describe_cache(out: Path, manifest: CacheManifest) -> list[str]:
+    held = sum(shard.bytes for shard in manifest.shards)
+    shape = " x ".join(map(str, manifest.shape))
+    mirrored = ", and as many of mirrored images" if manifest.flipped else ""
+    lines = [f"cached    {out}  {manifest.rows:,} rows of {shape} numbers in float16{mirrored}, {len(manifest.shards)} shards"]
+    lines.append(f"size      {held / 1e6:,.1f} MB, {held / max(1, manifest.rows) / 1e3:,.1f} GB for each million images")
+    lines += [f"excluded  {manifest.excluded:,} images that could not be decoded"] if manifest.excluded else []
+    return [*lines, f"use it    corruptkit-train run RUN.toml --data VARIANT --latents {out} --out DIR"]
 
 
 def sample_model(args: Namespace) -> Outcome:
@@ -129,4 +181,4 @@ def _is_class(word: str, classes: int) -> bool:
     return word.isascii() and word.isdigit() and len(word) < 10 and str(int(word)) == word and int(word) < classes
 
 
-COMMANDS = {"run": run_training, "sample": sample_model}
+COMMANDS = {"cache": cache_latents, "run": run_training, "sample": sample_model}

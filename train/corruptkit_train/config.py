@@ -21,6 +21,7 @@ import corruptkit as ck
 from corruptkit.errors import nearest_word, validation_problems
 from corruptkit_train.encoders import TextEncoder
 from corruptkit_train.images import ImageConfig
+from corruptkit_train.latents import LatentConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Noise, Objective
 from corruptkit_train.perturbation import Perturbations
@@ -98,6 +99,7 @@ class RunConfig(Stated):
     images: Positive  # to train on in all; a run may go on to more
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # tf32: products on tensor cores; bf16: autocast over fp32 weights
     data: ImageConfig
+    latents: LatentConfig | None = None  # of an autoencoder, in place of pixels
     condition: ConditionConfig
     perturbation: Perturbations = ()
     model: Model
@@ -120,6 +122,14 @@ class RunConfig(Stated):
         if self.optimiser.batch % (self.machine.micro_batch or 1):
             found = f"found machine.micro_batch = {self.machine.micro_batch}"
             raise ValueError(f"{found}, expected a divisor of optimiser.batch = {self.optimiser.batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_latents(self) -> RunConfig:
+        if self.latents is not None and self.data.crop == "random":
+            raise ValueError('found data.crop = "random" with latents, expected "center": a cache holds one crop of each image')
+        if self.latents is not None and self.data.channels != 3:
+            raise ValueError(f"found data.channels = {self.data.channels} with latents, expected 3: an autoencoder sees colours")
         return self
 
     @model_validator(mode="after")

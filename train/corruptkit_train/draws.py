@@ -29,6 +29,7 @@ PURPOSES = {
     "labels": 12,
     "step": 13,
     "share": 14,
+    "posterior": 15,
 }
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -14,7 +14,7 @@ from corruptkit_train.conditions import Condition, Conditions
 from corruptkit_train.config import RunConfig
 from corruptkit_train.images import Order
 from corruptkit_train.pipelines.pipeline import round_pixels
-from corruptkit_train.sampling import Trained, sample_latents
+from corruptkit_train.sampling import Trained, decode_samples, sample_latents
 
 _SIDE = 8  # conditions down, starts across
 
@@ -30,7 +30,7 @@ def draw_grid(config: RunConfig, trained: Trained, conditions: Conditions, out: 
     file = out / "samples" / f"{seen:012d}.png"
     file.parent.mkdir(exist_ok=True)
     held = io.BytesIO()
-    tile_images(round_pixels(latents[0].cpu()), _SIDE).save(held, "PNG")
+    tile_images(round_pixels(decode_samples(trained, latents)[0]).cpu(), _SIDE).save(held, "PNG")
     write_atomic(file, held.getvalue(), file.parent)
     return file
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ import corruptkit as ck
 from corruptkit_train.draws import draw_uniform, draw_words
 
 _MOST_BAD = 1000  # undecodable images one after another: this is no set of images
+_AHEAD = 2  # micro-batches that a thread has read before they are asked for
 
 
 class ImageConfig(BaseModel):
@@ -97,17 +100,36 @@ class Order:
         return self._epochs[epoch]
 
 
+class Feed(Protocol):
+    """What a run reads by row, as it is stored, and makes clean samples of on the device: pixels, or cached latents."""
+
+    @property
+    def held(self) -> bool: ...  # no worker process is to read it
+    @property
+    def ahead(self) -> bool: ...  # a thread is
+    def __len__(self) -> int: ...
+    def load(self, rows: Tensor, numbers: Tensor, seed: int) -> tuple[Tensor, Tensor]: ...
+    def prepare(self, images: Tensor, numbers: Tensor, seed: int) -> Tensor: ...
+
+
 class Pictures:
     """Decoded images by row; with `keep`, decoded once and held (uint8), which a centre crop allows."""
+
+    ahead = False
 
     def __init__(self, dataset: ck.Dataset, config: ImageConfig, *, keep: bool = False, watch: Any = None) -> None:
         self.dataset, self.config, self._held = dataset, config, None
         if keep and config.crop == "center":
-            decoded = (self._decode(row, image) for row, image in enumerate(self._stored_images(watch)))
+            decoded = (self.decode(row, image) for row, image in enumerate(self._stored_images(watch)))
             self._held = fill_gaps(decoded, (len(dataset), config.channels, config.size, config.size), str(dataset.path))
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def held(self) -> bool:
+        """Whether all of them are in memory: a copy for each worker would be slower than reading them here."""
+        return self._held is not None
 
     def _stored_images(self, watch: Any) -> Iterator[bytes]:
         rows = self.dataset.rows()
@@ -126,15 +148,19 @@ class Pictures:
             images = torch.where(turned.view(-1, 1, 1, 1), images.flip(-1), images)
         return images, found
 
+    def prepare(self, images: Tensor, numbers: Tensor, seed: int) -> Tensor:  # noqa: ARG002 - latents draw by these
+        """(B, C, H, W) float32 in [-1, 1]."""
+        return images.float().div_(127.5).sub_(1)
+
     def _load_one(self, row: int, place: float | None) -> tuple[np.ndarray, int]:
         for ahead in range(_MOST_BAD):
             number = (row + ahead) % len(self)
-            image = self._decode(number, self.dataset.row(number).get("image", b""), place)
+            image = self.decode(number, self.dataset.row(number).get("image", b""), place)
             if image is not None:
                 return image, number
         raise _too_many_bad(str(self.dataset.path))
 
-    def _decode(self, row: int, content: bytes, place: float | None = None) -> np.ndarray | None:
+    def decode(self, row: int, content: bytes, place: float | None = None) -> np.ndarray | None:
         """(C, H, W) uint8, or None for a bad image that is to be passed over."""
         try:
             return decode_image(content, self.config, place)
@@ -150,21 +176,28 @@ class Pictures:
 
 def fill_gaps(images: Iterable[np.ndarray | None], shape: tuple[int, ...], where: str) -> tuple[Tensor, Tensor]:
     """All images, (N, C, H, W) uint8, and the row each is of: in the place of a missing one stands the next there is."""
-    held, found = torch.empty(shape, dtype=torch.uint8), torch.arange(shape[0])
+    held = torch.empty(shape, dtype=torch.uint8)
     missing = []
     for row, image in enumerate(images):
         if image is None:
             missing.append(row)
         else:
             held[row] = torch.from_numpy(image)
-    gaps = set(missing)
+    found = torch.from_numpy(find_next(missing, shape[0], where))
     for row in missing:
-        ahead = next((ahead for ahead in range(1, _MOST_BAD) if (row + ahead) % shape[0] not in gaps), None)
-        if ahead is None:
-            raise _too_many_bad(where)
-        found[row] = (row + ahead) % shape[0]
         held[row] = held[found[row]]
     return held, found
+
+
+def find_next(missing: Iterable[int], count: int, where: str) -> np.ndarray:
+    """(N,) int64: each row itself, but in the place of a missing one the next there is."""
+    found, gaps = np.arange(count), {int(row) for row in missing}
+    for row in gaps:
+        ahead = next((ahead for ahead in range(1, _MOST_BAD) if (row + ahead) % count not in gaps), None)
+        if ahead is None:
+            raise _too_many_bad(where)
+        found[row] = (row + ahead) % count
+    return found
 
 
 def _too_many_bad(where: str) -> ck.DatasetError:
@@ -202,7 +235,7 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
 class _Turns:
     """A micro-batch for each turn, as a map-style data set of whole batches."""
 
-    def __init__(self, pictures: Pictures, order: Order, share: Share, seed: int) -> None:
+    def __init__(self, pictures: Feed, order: Order, share: Share, seed: int) -> None:
         self.pictures, self.order, self.share, self.seed = pictures, order, share, seed
 
     def __getitem__(self, turn: int) -> Batch:
@@ -211,10 +244,31 @@ class _Turns:
         return Batch(images, numbers, rows)
 
 
-def read_batches(pictures: Pictures, share: Share, turns: range, *, seed: int, workers: int = 0, pin: bool = False) -> Iterator[Batch]:
+def read_batches(pictures: Feed, share: Share, turns: range, *, seed: int, workers: int = 0, pin: bool = False) -> Iterator[Batch]:
     """The micro-batches of this rank for some turns, in order, whatever the number of workers."""
     source = _Turns(pictures, Order(seed, len(pictures)), share, seed)
-    if pictures.config.crop == "center" and pictures._held is not None:  # noqa: SLF001 - of this module; a copy for each worker would be slower than reading it here
-        workers = 0
+    if pictures.ahead:
+        return _read_ahead(source, turns, pin=pin)
+    workers = 0 if pictures.held else workers
     how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": "spawn" if workers else None, "pin_memory": pin}
     return iter(DataLoader(source, sampler=turns, batch_size=None, **how))  # type: ignore[arg-type]
+
+
+def _read_ahead(source: _Turns, turns: range, *, pin: bool) -> Iterator[Batch]:
+    """The same, by a thread that reads the next while the step is made."""
+
+    def read(turn: int) -> Batch:
+        return source[turn].pin_memory() if pin else source[turn]
+
+    with ThreadPoolExecutor(1, "read") as aside:
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for turn in turns:
+                waiting.append(aside.submit(read, turn))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for left in waiting:
+                left.cancel()

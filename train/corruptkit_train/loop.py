@@ -25,7 +25,7 @@ from corruptkit_train.averages import Average
 from corruptkit_train.checkpoint import drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
 from corruptkit_train.conditions import Conditions, conditions_of
 from corruptkit_train.config import OptimiserConfig, RunConfig
-from corruptkit_train.images import Pictures, Share, read_batches
+from corruptkit_train.images import Feed, Share, read_batches
 from corruptkit_train.meter import Meter, count_flops, find_peak
 from corruptkit_train.step import TrainingStep
 
@@ -34,9 +34,9 @@ Grid = Callable[[dict[str, Tensor], int], object]  # draws a grid with averaged 
 
 @dataclass(frozen=True)
 class Material:
-    """What is trained on: images by row, and conditions by row."""
+    """What is trained on: images or their latents by row, and conditions by row."""
 
-    pictures: Pictures
+    pictures: Feed
     conditions: Conditions
 
 
@@ -94,12 +94,12 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
         while seen < images:
             set_rate(optimiser, config.optimiser, seen)
             for turn in range(share.passes):
-                # Read: uint8 pixels, then [-1, 1] on the device.
+                # Read what is stored, and make clean samples of it on the device.
                 started = time.perf_counter()
                 got = next(batches)
                 meter.wait(time.perf_counter() - started)
                 numbers, rows = got.numbers.to(device), got.rows.to(device)
-                clean = got.images.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+                clean = material.pictures.prepare(got.images.to(device, non_blocking=True), numbers, config.seed)
                 condition = conditions_of(conditions, got.rows, got.numbers // rows_in_all).to(device)
 
                 # Accumulate: the sum over a step of all passes and processes is the mean over its batch.

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,13 +22,16 @@ from tqdm import tqdm
 
 import corruptkit as ck
 from corruptkit.files import explain_disk, lock_folder, write_atomic
+from corruptkit_train.autoencoders import Autoencoder, load_autoencoder
 from corruptkit_train.averages import copy_weights
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
 from corruptkit_train.conditions import Conditions, Tell, null_conditions, open_conditions, read_recipe
 from corruptkit_train.config import RunConfig, Stated, read_record
 from corruptkit_train.encoders import load_encoder
 from corruptkit_train.grids import draw_grid
-from corruptkit_train.images import Pictures
+from corruptkit_train.images import Feed, Pictures
+from corruptkit_train.latent_shards import read_manifest
+from corruptkit_train.latents import Latents
 from corruptkit_train.loop import Home, Material, explain_memory, train_model
 from corruptkit_train.models import build_model
 from corruptkit_train.models.dit import DiT
@@ -41,47 +44,53 @@ _PACKAGES = ("corruptkit", "corruptkit-train", "torch", "diffusers", "accelerate
 
 @dataclass(frozen=True)
 class Opened:
-    """A data set that may be trained on, and what is recorded of it."""
+    """A data set that may be trained on, the autoencoder of its latents if they are learned, and what is recorded of both."""
 
     dataset: ck.Dataset
+    autoencoder: Autoencoder | None
     record: dict[str, Any]
 
 
 def train_run(
-    config: RunConfig, data: str | Path, out: Path, *, source: str | Path | None = None, images: int | None = None
+    config: RunConfig,
+    data: str | Path,
+    out: Path,
+    *,
+    source: str | Path | None = None,
+    latents: str | Path | None = None,
+    images: int | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, `config` on the data set or variant at `data`; everything lands in `out`. Gives the record of the run.
 
-    A second call with the same identity resumes from the newest checkpoint. Raises CatalogError (configuration), DatasetError (data),
-    IntegrityError (a variant that is not what its manifest says, a broken checkpoint, a loss that is no number), ConflictError
-    (`out` holds another run). Of several processes, all but the first give an empty record.
+    `latents` is the cache of a run that has a table of that name. A second call with the same identity resumes from the newest
+    checkpoint. Raises CatalogError (configuration), DatasetError (data), IntegrityError (a variant that is not what its manifest says,
+    a broken checkpoint, a loss that is no number), ConflictError (`out` holds another run). Of several processes, all but the first
+    give an empty record.
     """
     accelerator = start_processes(config, out)
     refuse_nesting(Path(data), out)
+    cache = find_cache(config, data, latents)
     opened = open_data(config, data, source)
     with hold_folder(out, first=accelerator.is_main_process):
         record = compare_folder(config, opened.record, out, images or config.images)
         conditions = open_conditions(config.condition, opened.dataset, out / "captions", file=str(data))
-        denoiser = make_denoiser(config, conditions)
-        pictures = Pictures(opened.dataset, config.data, keep=fits_memory(config, len(opened.dataset)), watch=watch_decoding)
+        denoiser = make_denoiser(config, conditions, opened.record["shape"])
+        pictures = open_feed(config, opened, cache)
         if accelerator.is_main_process:
             write_record(config, record, out)
         if config.machine.trackers:
             accelerator.init_trackers("corruptkit", config={"run": record["run"], "variant_id": opened.record["variant_id"] or "source"})
-        average = train_model(
-            config,
-            denoiser,
-            Material(pictures, conditions),
-            Home(out, record),
-            images=images or config.images,
-            accelerator=accelerator,
-            draw_grid=lambda weights, seen: draw_grid(
-                config, place_model(trained_model(config, conditions, weights), config.sampler, accelerator.device), conditions, out, seen
-            ),
-        )
+
+        def show(weights: dict[str, Tensor], seen: int) -> None:
+            trained = trained_model(config, conditions, weights, opened.autoencoder)
+            draw_grid(config, place_model(trained, config.sampler, accelerator.device), conditions, out, seen)
+
+        material, home = Material(pictures, conditions), Home(out, record)
+        how: dict[str, Any] = {"images": images or config.images, "accelerator": accelerator, "draw_grid": show}
+        average = train_model(config, denoiser, material, home, **how)
         accelerator.end_training()
         if accelerator.is_main_process:
-            save_run(config, trained_model(config, conditions, average), opened, out / "pipeline")
+            save_run(config, trained_model(config, conditions, average, opened.autoencoder), opened, out / "pipeline")
     return record | {"images": images or config.images, "path": str(out)} if accelerator.is_main_process else {}
 
 
@@ -110,6 +119,30 @@ def refuse_nesting(data: Path, out: Path) -> None:
         raise ck.ConflictError(ck.Problem(str(out), "it lies in the data", "a folder beside it", "choose another --out"))
 
 
+def find_cache(config: RunConfig, data: str | Path, latents: str | Path | None) -> Path | None:
+    """The cache of a run that has latents; one for a run that has none is refused. Raises CatalogError."""
+    if config.latents is None and latents is not None:
+        found, do = "a cache for a run of pixels", "leave it out, or state latents.autoencoder"
+        raise ck.CatalogError(ck.Problem("--latents", found, do=do))
+    if config.latents is not None and latents is None:
+        do = f"make it with corruptkit-train cache RUN.toml --data {data} --out CACHE, then state --latents CACHE"
+        raise ck.CatalogError(ck.Problem("--latents", "no cache for a run of latents", "a folder", do))
+    return None if latents is None else Path(latents)
+
+
+def open_feed(config: RunConfig, opened: Opened, cache: Path | None) -> Feed:
+    """What the run reads by row: pixels, or latents where it has a cache of them; in memory where they are within `machine.hold`."""
+    rows = len(opened.dataset)
+    if cache is None:
+        keep = rows * config.data.channels * config.data.size**2 <= config.machine.hold
+        return Pictures(opened.dataset, config.data, keep=keep, watch=watch_rows("decode"))
+    assert config.latents is not None
+    assert opened.autoencoder is not None
+    manifest = read_manifest(cache)
+    keep = rows * manifest.row_bytes * (1 + manifest.flipped) <= config.machine.hold
+    return Latents(cache, opened.dataset, config.data, config.latents, opened.autoencoder, keep=keep, watch=watch_rows("compare"))
+
+
 def open_data(config: RunConfig, data: str | Path, source: str | Path | None = None) -> Opened:
     """A source as it lies, or a variant that is what its manifest says: digests, plan, fingerprint. Raises IntegrityError."""
     field: Literal["label", "caption"] = "label" if config.condition.kind == "class" else "caption"
@@ -125,8 +158,10 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
     known = dataset.manifest
     if known is not None:
         refuse_unseen(Path(data), field)
+    autoencoder = None if config.latents is None else load_autoencoder(config.latents)
     return Opened(
         dataset,
+        autoencoder,
         {
             "variant_id": known.variant_id if known else "",
             "recipe": known.identity["recipe"] if known else None,
@@ -136,6 +171,8 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
             "rows": len(dataset),
             "split": dataset.split,
             "classes": dataset.index().meta.classes if config.condition.kind == "class" else None,
+            "shape": list(autoencoder.latent_shape(config.data.size) if autoencoder else pixel_shape(config)),
+            "latents": {"autoencoder": autoencoder.digest, "scale": autoencoder.scale, "shift": autoencoder.shift} if autoencoder else None,
         },
     )
 
@@ -213,23 +250,36 @@ def flatten_fields(value: Any, name: str = "") -> dict[str, Any]:
     return {key: leaf for part, below in items for key, leaf in flatten_fields(below, f"{name}.{part}" if name else str(part)).items()}
 
 
-def make_denoiser(config: RunConfig, conditions: Conditions) -> DiT | UNet:
-    """The network as its seed begins it."""
-    shape = (config.data.channels, config.data.size, config.data.size)
+def pixel_shape(config: RunConfig) -> tuple[int, int, int]:
+    """(C, H, W) of images."""
+    return config.data.channels, config.data.size, config.data.size
+
+
+def make_denoiser(config: RunConfig, conditions: Conditions, shape: Sequence[int] = ()) -> DiT | UNet:
+    """The network as its seed begins it, for samples of a shape (C, H, W): of pixels, unless told otherwise."""
+    channels, height, width = shape or pixel_shape(config)
     states = conditions.null.states
     tokens = states is not None and states.ndim == 3
-    width = None if states is None else states.shape[-1]
+    text_width = None if states is None else states.shape[-1]
     told = "a text" if conditions.classes is None else f"{conditions.classes:,} classes"
     with explain_memory(ck.Problem("model", f"out of memory for a network that is told {told}", do="choose a smaller one")):
-        return build_model(config.model, shape=shape, classes=conditions.classes, text_width=width, tokens=tokens, seed=config.seed)
+        return build_model(
+            config.model,
+            shape=(channels, height, width),
+            classes=conditions.classes,
+            text_width=text_width,
+            tokens=tokens,
+            seed=config.seed,
+        )
 
 
-def trained_model(config: RunConfig, conditions: Conditions, weights: dict[str, Tensor]) -> Trained:
-    """Another network of the run, with these weights, for sampling."""
-    denoiser = make_denoiser(config, conditions)
+def trained_model(config: RunConfig, conditions: Conditions, weights: dict[str, Tensor], autoencoder: Autoencoder | None = None) -> Trained:
+    """Another network of the run, with these weights, for sampling; what it makes is decoded by the autoencoder, if it is latents."""
+    shape = pixel_shape(config) if autoencoder is None else autoencoder.latent_shape(config.data.size)
+    denoiser = make_denoiser(config, conditions, shape)
     copy_weights(weights, weights, denoiser)
     denoiser.eval().requires_grad_(requires_grad=False)
-    return Trained(denoiser, config.objective, conditions.null)
+    return Trained(denoiser, config.objective, conditions.null, autoencoder)
 
 
 def open_model(
@@ -240,20 +290,30 @@ def open_model(
     part = {"average": "average", "raw": "weights"}[weights]
     tensors = checkpoint.tensors(part)
     try:
-        return trained_model(config, conditions, tensors)
+        return trained_model(config, conditions, tensors, open_decoder(config, checkpoint))
     except (LookupError, RuntimeError) as error:
         found = f"weights of another network: {str(error).splitlines()[0]:.80}"
         raise ck.IntegrityError(ck.Problem(str(checkpoint.path / f"{part}.safetensors"), found, "those that run.json states")) from None
 
 
-def fits_memory(config: RunConfig, rows: int) -> bool:
-    """Whether all images, decoded, are within what may be held."""
-    return rows * config.data.channels * config.data.size**2 <= config.machine.hold
+def open_decoder(config: RunConfig, checkpoint: Checkpoint) -> Autoencoder | None:
+    """The autoencoder of a run's latents, if it learned any. Raises IntegrityError where it is another one by now."""
+    if config.latents is None:
+        return None
+    found, stated = load_autoencoder(config.latents), checkpoint.state["data"]["latents"]["autoencoder"]
+    if found.digest != stated:
+        words = f"the autoencoder {found.digest[:16]}", f"{stated[:16]}, whose latents the run learned"
+        raise ck.IntegrityError(ck.Problem(config.latents.autoencoder, *words, "put back the weights of training"))
+    return found
 
 
-def watch_decoding(rows: Iterator[Any], total: int) -> Iterator[Any]:
+def watch_rows(word: str) -> Callable[[Iterator[Any], int], Iterator[Any]]:
     """A progress bar on standard error, where that is a terminal."""
-    return iter(tqdm(rows, total=total, desc="decode", unit="img", disable=None, file=sys.stderr, leave=False))
+
+    def watch(rows: Iterator[Any], total: int) -> Iterator[Any]:
+        return iter(tqdm(rows, total=total, desc=word, unit="img", disable=None, file=sys.stderr, leave=False))
+
+    return watch
 
 
 def save_run(config: RunConfig, trained: Trained, opened: Opened, folder: Path) -> None:
@@ -261,11 +321,14 @@ def save_run(config: RunConfig, trained: Trained, opened: Opened, folder: Path) 
     denoiser = trained.denoiser
     assert isinstance(denoiser, DiT | UNet)
     info = {"run": config.digest(), "variant_id": opened.record["variant_id"], "fingerprint": opened.record["fingerprint"]}
-    settings = Settings(config.objective.kind, guidance_scale=config.sampler.scale, steps=config.sampler.steps, info=info)
+    vae = opened.autoencoder
+    latent = {} if vae is None else {"latent_scale": vae.scale, "latent_shift": vae.shift}
+    settings = Settings(config.objective.kind, guidance_scale=config.sampler.scale, steps=config.sampler.steps, info=info, **latent)
     names = opened.dataset.layout.class_names or None
     condition = names if config.condition.kind == "class" else load_encoder(config.condition.encoder)
     scheduler = make_scheduler(config.objective, config.sampler)
-    save_pipeline(denoiser, folder, scheduler=scheduler, settings=settings, condition=condition, replace=True)
+    parts: dict[str, Any] = {"scheduler": scheduler, "condition": condition, "autoencoder": None if vae is None else vae.model}
+    save_pipeline(denoiser, folder, settings=settings, replace=True, **parts)
 
 
 def limit_threads() -> None:

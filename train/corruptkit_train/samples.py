@@ -32,7 +32,7 @@ from corruptkit.files import explain_disk, lock_folder, open_atomic, write_atomi
 from corruptkit_train.checkpoint import Checkpoint
 from corruptkit_train.conditions import Tell
 from corruptkit_train.pipelines.pipeline import round_pixels
-from corruptkit_train.sampling import SamplerConfig, Trained, sample_latents
+from corruptkit_train.sampling import SamplerConfig, Trained, decode_samples, sample_latents
 
 SHARD = 1000
 MANIFEST = "samples.json"
@@ -60,6 +60,7 @@ class Request:
             "run": checkpoint.state["run"],
             "variant_id": checkpoint.state["data"]["variant_id"],
             "images_seen": checkpoint.images,
+            "autoencoder": (checkpoint.state["data"]["latents"] or {}).get("autoencoder"),
             "weights": self.weights,
             "weights_sha256": checkpoint.state["sha256"][part],
             "count": self.count,
@@ -133,7 +134,7 @@ def sample_numbers(
     for begin in range(0, len(numbers), size):
         some, condition = numbers[begin : begin + size], vocabulary.take(which[begin : begin + size])
         latents = sample_latents(trained, request.sampler, condition, some, seed=request.seed, scales=request.scales)
-        parts.append(round_pixels(latents).cpu())
+        parts.append(round_pixels(decode_samples(trained, latents)).cpu())
         advance(len(some))
     return torch.cat(parts, dim=1)
 

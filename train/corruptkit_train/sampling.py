@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 import corruptkit as ck
+from corruptkit_train.autoencoders import Autoencoder
 from corruptkit_train.conditions import Condition
 from corruptkit_train.draws import draw_normal
 from corruptkit_train.models.denoiser import Denoiser
@@ -72,11 +73,15 @@ def make_scheduler(objective: Noise | Velocity | Flow, sampler: SamplerConfig) -
 
 @dataclass(frozen=True)
 class Trained:
-    """What sampling needs of a run: its network, what that predicts, the condition of one row that means none, and where it runs."""
+    """What sampling needs of a run: its network, what that predicts, the condition of one row that means none, and where it runs.
+
+    `autoencoder` makes images of what the network makes, where that is latents.
+    """
 
     denoiser: Denoiser
     objective: Noise | Velocity | Flow
     null: Condition
+    autoencoder: Autoencoder | None = None
     device: torch.device | str = "cpu"
     kind: torch.dtype = torch.float32  # of the network's weights and activations
 
@@ -88,6 +93,8 @@ def place_model(trained: Trained, sampler: SamplerConfig, device: torch.device |
     """
     kind = torch.bfloat16 if sampler.precision == "bf16" else torch.float32
     assert isinstance(trained.denoiser, nn.Module)
+    if trained.autoencoder is not None:
+        trained.autoencoder.model.to(device)  # it stays in float32
     nn.Module.to(trained.denoiser, device, kind)  # diffusers' own warns of layers to be kept in float32, of which there are none
     return replace(trained, device=device, kind=kind)
 
@@ -128,6 +135,14 @@ def sample_latents(
         sample = scheduler.step(predicted, step, sample).prev_sample
     _refuse_nan(sample, numbers)
     return sample.view(len(scales), count, *start.shape[1:])
+
+
+def decode_samples(trained: Trained, samples: Tensor) -> Tensor:
+    """(S, B, C, H, W) images, about [-1, 1], of what `sample_latents` gives."""
+    if trained.autoencoder is None:
+        return samples
+    images = trained.autoencoder.decode(samples.flatten(0, 1))
+    return images.view(*samples.shape[:2], *images.shape[1:])
 
 
 def _tell(trained: Trained, condition: Condition, times: int) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,187 @@
+"""The files of cached latents: shards with one contiguous piece a row, and a manifest that is written last.
+
+CACHE/latents-00000.safetensors  moments (n, 1 or 2, C, h, w) float16: the mean and, of an AutoencoderKL, the deviation, unscaled
+                                 flipped: the same of the images mirrored, where they were made
+                                 digests (n, 16): XXH3 of the stored images; keys, ends: the rows' keys; bad (n,): 1 for no image
+CACHE/manifest.json              autoencoder, images, rows, SHA-256 of every shard
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import save
+
+import corruptkit as ck
+from corruptkit.files import open_atomic
+
+VERSION = "latents 1"
+MANIFEST = "manifest.json"
+_KINDS: dict[str, Any] = {"F16": np.float16, "I64": np.int64, "U8": np.uint8}
+_LONGEST = 1 << 20  # bytes of a shard's header
+
+Array = npt.NDArray[Any]
+
+
+class ShardRecord(BaseModel):
+    """A shard as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Stated(BaseModel):
+    """What decides every byte of a cache's shards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str = VERSION
+    encoder: dict[str, str | int]  # the autoencoder's identity
+    size: int  # pixels of an image's edge
+    flipped: bool  # whether images are there mirrored as well
+    split: str
+    rows: int
+    keys: str  # SHA-256 of the rows' keys, in their order
+    rows_per_shard: int
+    shape: tuple[int, ...]  # of one row's moments: (1 or 2, C, h, w)
+
+    @property
+    def digest(self) -> str:
+        """The autoencoder's, as it stands in runs and samples."""
+        return hashlib.sha256(json.dumps(self.encoder, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def row_bytes(self) -> int:
+        """Of moments, without the mirrored ones."""
+        return int(np.prod(self.shape)) * 2
+
+    def shard_rows(self) -> Iterator[tuple[str, range]]:
+        """Each shard's name and its rows."""
+        for number, start in enumerate(range(0, self.rows, self.rows_per_shard)):
+            yield f"latents-{number:05d}.safetensors", range(start, min(start + self.rows_per_shard, self.rows))
+
+
+class CacheManifest(Stated):
+    """What a whole cache holds."""
+
+    excluded: int  # images that could not be decoded
+    shards: tuple[ShardRecord, ...]
+    versions: dict[str, str]
+
+
+class Mapped(NamedTuple):
+    """A shard's arrays, which lie in its file or in memory; `map` is None for the latter."""
+
+    arrays: Mapping[str, Array]
+    offsets: Mapping[str, int]  # of each array in the file
+    map: mmap.mmap | None
+
+
+def read_manifest(folder: Path) -> CacheManifest:
+    """The manifest of a whole cache. Raises DatasetError where there is none, IntegrityError where it is no manifest."""
+    file = folder / MANIFEST
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        unfinished = any(folder.glob("latents-*.safetensors")) or (folder / "request.json").exists()
+        do = "start corruptkit-train cache again: it resumes" if unfinished else "make one with corruptkit-train cache"
+        found = "an unfinished cache" if unfinished else error.strerror or str(error)
+        raise ck.DatasetError(ck.Problem(str(file), found, "a whole cache of latents", do)) from None
+    try:
+        return CacheManifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = f"no manifest of latents: {'.'.join(map(str, first['loc']))} {first['msg']}".replace("  ", " ")
+        raise ck.IntegrityError(ck.Problem(str(file), found, VERSION, "make the cache anew")) from None
+
+
+def write_shard(file: Path, arrays: Mapping[str, Array], stated: Stated) -> ShardRecord:
+    """Write a shard, which gets its name when it is on the disk."""
+    # Of several words of metadata, safetensors writes one or another first.
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"corruptkit": stated.model_dump_json()})
+    with open_atomic(file, file.parent) as opened:
+        opened.write(content)
+    return ShardRecord(name=file.name, rows=len(arrays["moments"]), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def record_shard(file: Path) -> ShardRecord:
+    """The record of a shard that lies there."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return ShardRecord(name=file.name, rows=len(map_shard(file).arrays["moments"]), bytes=file.stat().st_size, sha256=digest)
+
+
+def map_shard(file: Path, *, hold: bool = False) -> Mapped:
+    """The arrays of a shard, mapped from its file or, with `hold`, read. Raises IntegrityError where it is no shard."""
+    with _name_damage(file), file.open("rb") as opened:
+        content: Any = opened.read() if hold else mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        length = int.from_bytes(content[:8], "little")
+        if length > _LONGEST:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(content[8 : 8 + length])
+        offsets = {name: 8 + length + int(part["data_offsets"][0]) for name, part in header.items() if name != "__metadata__"}
+        arrays = {
+            name: np.frombuffer(content, _KINDS[header[name]["dtype"]], int(np.prod(header[name]["shape"])), start).reshape(
+                header[name]["shape"]
+            )
+            for name, start in offsets.items()
+        }
+        if (
+            not {"moments", "digests", "keys", "ends", "bad"} <= arrays.keys()
+            or len({len(arrays[n]) for n in ("moments", "bad", "ends")}) > 1
+        ):
+            raise ValueError("other arrays")
+        return Mapped(arrays, offsets, None if hold else content)
+
+
+def read_stated(file: Path) -> str:
+    """What a shard says that it holds, as it was written."""
+    with _name_damage(file), file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        return str(json.loads(opened.read(min(length, _LONGEST)))["__metadata__"]["corruptkit"])
+
+
+@contextmanager
+def _name_damage(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ck.IntegrityError(ck.Problem(str(file), f"cannot be read: {error.strerror}", do="make the cache anew")) from None
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ck.IntegrityError(ck.Problem(str(file), f"no shard of latents: {error!s:.80}", do="make the cache anew")) from None
+
+
+def pack_keys(keys: pa.Array) -> tuple[Array, Array]:
+    """The bytes of all keys, one after another, and where each ends."""
+    ends = np.cumsum(pc.binary_length(keys).to_numpy(zero_copy_only=False).astype(np.int64))
+    return np.frombuffer(b"".join(key.encode() for key in keys.to_pylist()), np.uint8), ends
+
+
+def unpack_keys(parts: list[tuple[Array, Array]]) -> pa.Array:
+    """The keys of all shards, one after another."""
+    made = []
+    for content, ends in parts:
+        offsets = np.concatenate((np.zeros(1, np.int64), ends))
+        made.append(pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(content.tobytes())))
+    return pa.concat_arrays(made) if made else pa.array([], pa.large_string())
+
+
+def keys_sha256(keys: pa.Array) -> str:
+    """One digest of all keys in their order."""
+    content, ends = pack_keys(keys)
+    return hashlib.sha256(ends.tobytes() + content.tobytes()).hexdigest()
