@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from corruptkit_train.config import RunConfig, presets
+from corruptkit_train.latents import LatentConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Objective, Schedule
 from corruptkit_train.perturbation import Perturbation
@@ -43,7 +44,8 @@ _OBVIOUS = {
 def write_page() -> str:
     """The whole page."""
     parts = {name: field.annotation for name, field in RunConfig.model_fields.items()}
-    sections: list[tuple[str, type[BaseModel]]] = [("The file", RunConfig), ("[data]", parts["data"]), ("[condition]", parts["condition"])]
+    sections: list[tuple[str, type[BaseModel]]] = [("The file", RunConfig), ("[data]", parts["data"])]
+    sections += [("[latents]", LatentConfig), ("[condition]", parts["condition"])]
     sections.append(("[condition.encoder]", parts["condition"].model_fields["encoder"].annotation))
     for title, union in (("[[perturbation]]", Perturbation), ("[model]", Model), ("[objective]", Objective)):
         models = get_args(get_args(union)[0])

@@ -47,3 +47,9 @@ def small_run(**changes: Any) -> RunConfig:
     for name, value in changes.items():
         table[name] = {**table.get(name, {}), **value} if isinstance(value, dict) else value
     return parse_config(table, "test")
+
+
+def latent_run(autoencoder: Path, **changes: Any) -> RunConfig:
+    """The same on latents of 32 x 32 pixels."""
+    table = {**changes, "data": {"size": 32, **changes.get("data", {})}, "model": {"patch": 1, **changes.get("model", {})}}
+    return small_run(**{**table, "latents": {"autoencoder": str(autoencoder), **changes.get("latents", {})}})

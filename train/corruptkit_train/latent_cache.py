@@ -157,6 +157,7 @@ def _claim(out: Path, stated: Stated) -> bool:
         leftover.unlink()
     if (out / MANIFEST).exists():
         _refuse_other(out / MANIFEST, read_manifest(out), stated)
+        (out / _REQUEST).unlink(missing_ok=True)
         return True
     if (out / _REQUEST).exists():
         try:

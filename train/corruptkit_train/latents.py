@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -161,7 +160,7 @@ def find_places(folder: Path, dataset: ck.Dataset, maps: Sequence[Mapped]) -> Ar
     keys = dataset.index().column("key")
     if stored.equals(keys):
         return np.arange(len(stored))
-    places = pc.index_in(keys, pa.array(stored))
+    places = pc.index_in(keys, stored)
     if places.null_count:
         key = keys[int(np.flatnonzero(places.is_null().to_numpy(zero_copy_only=False))[0])].as_py()
         found, do = "no latents of a row", "make another cache with corruptkit-train cache"
