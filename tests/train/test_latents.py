@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import corruptkit as ck
 from corruptkit_train import latents
@@ -276,6 +276,12 @@ def test_images_are_compared_once(home: Path, config: RunConfig, tmp_path: Path,
         open_latents(config, source, cache)
 
 
+def forge_keys(shard: Path) -> None:
+    arrays = load_file(shard)
+    arrays["ends"] = arrays["ends"] + 1000
+    save_file(arrays, shard)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (
         shutil.rmtree,
@@ -293,6 +299,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "latents-00002.safetensors: no shard of latents: ",
     ),
     "an empty shard": (lambda cache: os.truncate(cache / "latents-00002.safetensors", 0), "latents-00002.safetensors: no shard of latents"),
+    "keys that end nowhere": (lambda cache: forge_keys(cache / "latents-00002.safetensors"), "no shard of latents: "),
+    "shards that do not add up": (
+        lambda cache: (cache / "manifest.json").write_text((cache / "manifest.json").read_text().replace('"rows": 32', '"rows": 33')),
+        "no manifest of latents: Value error, found shards that do not add up to 33 rows",
+    ),
+    "shards of no row": (
+        lambda cache: (cache / "manifest.json").write_text((cache / "manifest.json").read_text().replace('shard": 10', 'shard": 0')),
+        "no manifest of latents: rows_per_shard Input should be greater than 0",
+    ),
     "another shard": (
         lambda cache: shutil.copy(cache / "latents-00003.safetensors", cache / "latents-00002.safetensors"),
         "latents-00002.safetensors: arrays of shapes {(2, 2, 4, 4, 4)}",

@@ -82,7 +82,7 @@ class MachineConfig(_Part):
 
     micro_batch: Positive | None = None  # images of a forward pass on each process; default: batch / processes
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read and decode, beside each that trains
-    hold: Annotated[int, Field(ge=0)] = 1 << 30  # bytes of decoded images (centre crops only), or of cached latents, that may be held in memory
+    hold: Annotated[int, Field(ge=0)] = 1 << 30  # bytes of decoded images (centre crops), or of latents, that may be held in memory
     compile: bool = False  # the network, by torch.compile
     report: Positive = 50  # steps between two lines of the log
     sample: Annotated[int, Field(ge=0)] = 0  # images between two grids; 0: one at the end

@@ -119,7 +119,7 @@ def make_cache(
             refuse_stale(out, manifest, dataset, config.data, autoencoder)
             if whole or dataset.layout.format == "imagefolder":  # single images may have changed since they were read
                 maps = open_shards(out, manifest)
-                compare_once(out, manifest, dataset, find_places(out, dataset, maps), maps)
+                compare_once(out, manifest, dataset, find_places(out, manifest, dataset, maps), maps)
             else:
                 leave_stamp(out, make_stamp(out, manifest, dataset))
     return manifest
@@ -218,9 +218,9 @@ def _keep_shard(file: Path, job: Job, stated: Stated, rows: range) -> ShardRecor
     try:
         found = map_shard(file).arrays
         same = read_stated(file) == stated.model_dump_json() and len(found["bad"]) == len(rows)
+        keys = unpack_keys(file, found["keys"], found["ends"])
     except ck.IntegrityError:
         return None
-    keys = unpack_keys([(found["keys"], found["ends"])])
     if not same or not keys.equals(job.dataset.index().column("key")[rows.start : rows.stop]):
         return None
     digests = (xxh3_128_digest(job.dataset.row(row).get("image") or b"") for row in rows)
@@ -298,7 +298,7 @@ def verify_cache(
     try:
         refuse_stale(folder, manifest, dataset, config.data, autoencoder)
         maps = open_shards(folder, manifest)
-        places = find_places(folder, dataset, maps)
+        places = find_places(folder, manifest, dataset, maps)
     except ck.CorruptkitError as error:
         return checks, list(error.problems)
     checks.append("autoencoder, size of images, split and rows are those of the run and the data")

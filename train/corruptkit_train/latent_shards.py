@@ -14,13 +14,13 @@ import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.numpy import save
 
 import corruptkit as ck
@@ -57,7 +57,7 @@ class Stated(BaseModel):
     split: str
     rows: int
     keys: str  # SHA-256 of the rows' keys, in their order
-    rows_per_shard: int
+    rows_per_shard: Annotated[int, Field(gt=0)]
     shape: tuple[int, ...]  # of one row's moments: (1 or 2, C, h, w)
 
     @property
@@ -82,6 +82,12 @@ class CacheManifest(Stated):
     excluded: int  # images that could not be decoded
     shards: tuple[ShardRecord, ...]
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _add_up(self) -> CacheManifest:
+        if [(shard.name, shard.rows) for shard in self.shards] != [(name, len(rows)) for name, rows in self.shard_rows()]:
+            raise ValueError(f"found shards that do not add up to {self.rows} rows")
+        return self
 
 
 class Mapped(NamedTuple):
@@ -162,7 +168,7 @@ def _name_damage(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ck.IntegrityError(ck.Problem(str(file), f"cannot be read: {error.strerror}", do="make the cache anew")) from None
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ck.IntegrityError(ck.Problem(str(file), f"no shard of latents: {error!s:.80}", do="make the cache anew")) from None
 
 
@@ -172,13 +178,13 @@ def pack_keys(keys: pa.Array) -> tuple[Array, Array]:
     return np.frombuffer(b"".join(key.encode() for key in keys.to_pylist()), np.uint8), ends
 
 
-def unpack_keys(parts: list[tuple[Array, Array]]) -> pa.Array:
-    """The keys of all shards, one after another."""
-    made = []
-    for content, ends in parts:
-        offsets = np.concatenate((np.zeros(1, np.int64), ends))
-        made.append(pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(content.tobytes())))
-    return pa.concat_arrays(made) if made else pa.array([], pa.large_string())
+def unpack_keys(file: Path, content: Array, ends: Array) -> pa.Array:
+    """The keys of a shard. Raises IntegrityError where they are none."""
+    offsets = np.concatenate((np.zeros(1, np.int64), ends))
+    with _name_damage(file):  # another's file may say that a key ends anywhere
+        keys = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(content.tobytes()))
+        keys.validate(full=True)
+    return keys
 
 
 def keys_sha256(keys: pa.Array) -> str:

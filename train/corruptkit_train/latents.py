@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class Latents:
         self.manifest = read_manifest(folder)
         refuse_stale(folder, self.manifest, dataset, config, autoencoder)
         self._maps = open_shards(folder, self.manifest, keep=keep)
-        self._places = find_places(folder, dataset, self._maps)
+        self._places = find_places(folder, self.manifest, dataset, self._maps)
         compare_once(folder, self.manifest, dataset, self._places, self._maps, watch)
         bad = gather_rows(self._maps, "bad")[self._places]
         self._found = torch.from_numpy(find_next(np.flatnonzero(bad), len(bad), str(folder)))
@@ -154,9 +155,13 @@ def gather_rows(maps: Sequence[Mapped], name: str) -> Array:
     return np.concatenate([part.arrays[name] for part in maps]) if maps else np.empty(0, np.uint8)
 
 
-def find_places(folder: Path, dataset: ck.Dataset, maps: Sequence[Mapped]) -> Array:
+def find_places(folder: Path, manifest: CacheManifest, dataset: ck.Dataset, maps: Sequence[Mapped]) -> Array:
     """For each row of the data its place in the cache, by key."""
-    stored = unpack_keys([(part.arrays["keys"], part.arrays["ends"]) for part in maps])
+    parts = [
+        unpack_keys(folder / name, part.arrays["keys"], part.arrays["ends"])
+        for (name, _), part in zip(manifest.shard_rows(), maps, strict=True)
+    ]
+    stored = pa.concat_arrays([pa.array([], pa.large_string()), *parts])
     keys = dataset.index().column("key")
     if stored.equals(keys):
         return np.arange(len(stored))
