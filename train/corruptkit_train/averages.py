@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from corruptkit_train.sharding import gather_tensors, local_parts, spread_tensor
+
 
 class Average:
     """average <- d average + (1 - d) weights after each update, d = min(decay, (1 + n)/(10 + n)) for the n-th with warm-up.
@@ -24,17 +26,19 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        current = [weight.detach() for _, weight in module.named_parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), current, 1 - self.next_decay())
+        # Of a sharded network each process averages its shards: no process waits for another.
+        average, current = local_parts(list(self.weights.values())), local_parts(list(module.parameters()))
+        torch._foreach_lerp_(average, current, 1 - self.next_decay())
         self.updates += 1
 
-    def state(self) -> dict[str, Tensor]:
-        return dict(self.weights)
+    def state(self, *, keep: bool = True) -> dict[str, Tensor]:
+        """Whole weights by name, where they are kept; of a sharded network all processes must ask together."""
+        return gather_tensors(self.weights, keep=keep)
 
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
         """Go on from stored weights, in place."""
         for name, weight in self.weights.items():
-            weight.copy_(weights[name])
+            weight.copy_(spread_tensor(weights[name], weight))
         self.updates = updates
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import corruptkit as ck
 from corruptkit.files import explain_disk, sync_path
+from corruptkit_train.sharding import spread_tensor
 
 FOLDER = "checkpoints"
 _PARTS = ("weights", "average", "optimiser")
@@ -107,7 +108,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tensors:
     weights = dict(module.named_parameters())
     for key, value in tensors.items():
         name, _, field = key.rpartition(":")
-        optimiser.state[weights[name]][field] = value.to(weights[name].device)
+        optimiser.state[weights[name]][field] = spread_tensor(value, weights[name])
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:

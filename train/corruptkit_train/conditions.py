@@ -46,13 +46,20 @@ class Condition:
         return replace(self, states=states, mask=mask)
 
     def to(self, device: torch.device | str) -> Condition:
-        return self._each(lambda part: part.to(device))
+        return self._each(lambda part: copy_tensor(part, device))
 
     def take(self, rows: Tensor) -> Condition:
         return self._each(lambda part: part[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
         return Condition(*(None if part is None else change(part) for part in (self.ids, self.states, self.mask)))
+
+
+def copy_tensor(part: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device; to a GPU from pinned memory, so that the processor does not wait for the copy."""
+    if part.device.type == "cpu" and torch.device(device).type == "cuda":
+        return part.pin_memory().to(device, non_blocking=True)
+    return part.to(device)
 
 
 Tell = Callable[[Sequence[str]], Condition]  # class numbers in decimal, or captions

@@ -83,7 +83,10 @@ class MachineConfig(_Part):
     micro_batch: Positive | None = None  # images of a forward pass on each process; default: batch / processes
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read and decode, beside each that trains
     hold: Annotated[int, Field(ge=0)] = 1 << 30  # bytes of decoded images (centre crops), or of latents, that may be held in memory
-    compile: bool = False  # the network, by torch.compile
+    compile: bool = False  # the network's blocks, by torch.compile, each as one graph of static shapes
+    checkpointing: bool = False  # activations are computed again on the way back: less memory, a third more time
+    channels_last: bool = False  # memory layout of UNets
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # of several processes: the whole network on each, or shards of it
     report: Positive = 50  # steps between two lines of the log
     sample: Annotated[int, Field(ge=0)] = 0  # images between two grids; 0: one at the end
     save: Annotated[int, Field(ge=0)] = 0  # images between two checkpoints; 0: one at the end

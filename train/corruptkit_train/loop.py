@@ -18,15 +18,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import corruptkit as ck
 from corruptkit_train.averages import Average
-from corruptkit_train.checkpoint import drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
-from corruptkit_train.conditions import Conditions, conditions_of
-from corruptkit_train.config import OptimiserConfig, RunConfig
+from corruptkit_train.checkpoint import Checkpoint, drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
+from corruptkit_train.conditions import Conditions, conditions_of, copy_tensor
+from corruptkit_train.config import MachineConfig, OptimiserConfig, RunConfig
 from corruptkit_train.images import Feed, Share, read_batches
 from corruptkit_train.meter import Meter, count_flops, find_peak
+from corruptkit_train.sharding import compile_regions, gather_tensors, shard_step, whole_tensor
 from corruptkit_train.step import TrainingStep
 
 Grid = Callable[[dict[str, Tensor], int], object]  # draws a grid with averaged weights after so many images
@@ -71,22 +73,22 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     denoiser.to(device)
     null = conditions.null.to(device)
-    step = TrainingStep(denoiser, config, null).train()
-    optimiser = make_optimiser(config.optimiser, denoiser)
-    average = Average(denoiser, config.average.decay, warmup=config.average.warmup)
     flops = count_flops(denoiser, null, device)  # type: ignore[arg-type]
     peak, peak_from = find_peak(device, config.precision)
 
-    # --- resume ------------------------------------------------------------------------------------------------------
-    seen = resume(out, denoiser, optimiser, average)
-    trim_log(out / "log.jsonl", seen)
-    if machine.compile:
-        denoiser.compile()
-    wrapped = accelerator.prepare_model(step)
+    # --- resume: weights before they are sharded, what follows them after --------------------------------------------
+    saved = load_weights(out, denoiser)
+    step = TrainingStep(denoiser, config, null).train()
+    wrapped = place_step(step, machine, accelerator)
+    optimiser = make_optimiser(config.optimiser, denoiser)
+    average = Average(denoiser, config.average.decay, warmup=config.average.warmup)
+    seen = resume(saved, denoiser, optimiser, average)
+    if accelerator.is_main_process:
+        trim_log(out / "log.jsonl", seen)
     turns = range(seen // batch * share.passes, images // batch * share.passes)
     batches = read_batches(material.pictures, share, turns, seed=config.seed, workers=machine.workers, pin=device.type == "cuda")
     meter = Meter(flops, peak * world)
-    sums = Sums()
+    sums, agreement, main = Sums(), Agreement(accelerator), accelerator.is_main_process
 
     # --- steps -------------------------------------------------------------------------------------------------------
     bar = tqdm(total=images, initial=seen, unit="img", disable=None if accelerator.is_main_process else True, smoothing=0.05)
@@ -98,17 +100,17 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
                 started = time.perf_counter()
                 got = next(batches)
                 meter.wait(time.perf_counter() - started)
-                numbers, rows = got.numbers.to(device), got.rows.to(device)
+                numbers, rows = copy_tensor(got.numbers, device), copy_tensor(got.rows, device)
                 clean = material.pictures.prepare(got.images.to(device, non_blocking=True), numbers, config.seed)
                 condition = conditions_of(conditions, got.rows, got.numbers // rows_in_all).to(device)
 
                 # Accumulate: the sum over a step of all passes and processes is the mean over its batch.
                 last = turn == share.passes - 1
-                with nullcontext() if last else accelerator.no_sync(wrapped), autocast(config, device):
+                with wait_for_last(wrapped, last=last), autocast(config, device):
                     losses, measures = wrapped(clean, numbers, rows, condition)
                     # DistributedDataParallel divides by the number of processes what is here divided by a process's share.
                     loss = losses.sum() * (world / batch)
-                accelerator.backward(loss)
+                loss.backward()
                 sums.add({"loss": losses.detach().mean(), **measures})
 
             # Update: clip, step, average.
@@ -122,7 +124,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
             bar.update(batch)
 
             # Report, sample, save: each when its time has come, and at the end.
-            leaving = agree(accelerator, stopped())
+            leaving = agreement.reached(told=stopped())
             ended = seen >= images or leaving
             if ended or seen // batch % machine.report == 0:
                 line = {"images": seen, **sums.means(accelerator), **meter.report(), "rate": optimiser.param_groups[0]["lr"]}
@@ -131,16 +133,14 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
                     write_log(out / "log.jsonl", {**line, "decay": average.next_decay(), "peak": peak_from})
                     accelerator.log(line, step=seen)
                     bar.set_postfix(loss=f"{line['loss']:.4f}", mfu=f"{line['mfu']:.0%}")
-            if accelerator.is_main_process:
-                if draw_grid is not None and not leaving and (ended or crossed(seen, batch, machine.sample)):
-                    draw_grid(average.state(), seen)
-                if ended or crossed(seen, batch, machine.save):
-                    refuse_nan(sums.peek(), out, seen)
-                    parts = {
-                        "weights": denoiser.state_dict(),
-                        "average": average.state(),
-                        "optimiser": optimiser_tensors(optimiser, denoiser),
-                    }
+            if draw_grid is not None and not leaving and (ended or crossed(seen, batch, machine.sample)):
+                weights = average.state(keep=main)
+                if main:
+                    draw_grid(weights, seen)
+            if ended or crossed(seen, batch, machine.save):
+                refuse_nan(sums.peek(), out, seen)
+                parts = whole_parts(denoiser, average, optimiser, keep=main)
+                if main:
                     save_checkpoint(out, parts, {**home.record, "images": seen, "updates": average.updates})
                     drop_checkpoints(out, machine.keep, machine.keep_every)
             if leaving and seen < images:
@@ -161,20 +161,61 @@ def set_rate(optimiser: torch.optim.Optimizer, how: OptimiserConfig, seen: int) 
 
 
 def clip_gradient(denoiser: nn.Module, clip: float) -> Tensor:
-    """The gradient's norm before it is clipped; 0 clips nothing."""
-    return nn.utils.clip_grad_norm_(denoiser.parameters(), clip or float("inf"), foreach=True).detach()
+    """The gradient's norm, over all shards, before it is clipped; 0 clips nothing."""
+    weights = [weight for weight in denoiser.parameters() if weight.grad is not None]
+    norm = whole_tensor(nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None], foreach=True))
+    if clip:
+        nn.utils.clip_grads_with_norm_(weights, clip, norm, foreach=True)
+    return norm.detach()
 
 
-def resume(out: Path, denoiser: nn.Module, optimiser: torch.optim.Optimizer, average: Average) -> int:
-    """Load the newest checkpoint, if there is one; gives the images seen."""
+def place_step(step: TrainingStep, machine: MachineConfig, accelerator: Accelerator) -> nn.Module:
+    """The step as it is called: laid out, checkpointed, compiled, and shared among the processes, as the machine's table says."""
+    denoiser = step.denoiser
+    inner = getattr(denoiser, "unet", denoiser)
+    if machine.checkpointing:
+        inner.enable_gradient_checkpointing()
+    if machine.channels_last and inner is not denoiser:
+        inner.to(memory_format=torch.channels_last)
+    if machine.compile:
+        compile_regions(denoiser)
+    if machine.sharding == "fsdp" and accelerator.num_processes > 1:
+        shard_step(step, denoiser, accelerator)
+        return step
+    wrapped: nn.Module = accelerator.prepare_model(step)
+    return wrapped
+
+
+def wait_for_last(wrapped: nn.Module, *, last: bool) -> Any:
+    """Gradients are added up over processes after a step's last pass alone; shards are after each, for want of room for the whole."""
+    return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not last else nullcontext()
+
+
+def load_weights(out: Path, denoiser: nn.Module) -> Checkpoint | None:
+    """Put the newest checkpoint's weights into the network, if there is one."""
     checkpoints = find_checkpoints(out)
     if not checkpoints:
+        return None
+    denoiser.load_state_dict(checkpoints[-1].tensors("weights"))
+    return checkpoints[-1]
+
+
+def resume(saved: Checkpoint | None, denoiser: nn.Module, optimiser: torch.optim.Optimizer, average: Average) -> int:
+    """Put back what a checkpoint has beside the weights; gives the images seen."""
+    if saved is None:
         return 0
-    newest = checkpoints[-1]
-    denoiser.load_state_dict(newest.tensors("weights"))
-    average.load(newest.tensors("average"), int(newest.state["updates"]))
-    load_optimiser(optimiser, denoiser, newest.tensors("optimiser"))
-    return newest.images
+    average.load(saved.tensors("average"), int(saved.state["updates"]))
+    load_optimiser(optimiser, denoiser, saved.tensors("optimiser"))
+    return saved.images
+
+
+def whole_parts(denoiser: nn.Module, average: Average, optimiser: torch.optim.Optimizer, *, keep: bool) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds, whole; of a sharded network all processes must ask together, and the first one keeps it."""
+    return {
+        "weights": gather_tensors(denoiser.state_dict(), keep=keep),
+        "average": average.state(keep=keep),
+        "optimiser": gather_tensors(optimiser_tensors(optimiser, denoiser), keep=keep),
+    }
 
 
 class Sums:
@@ -216,11 +257,35 @@ def autocast(config: RunConfig, device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
 
 
-def agree(accelerator: Accelerator, stopped: bool) -> bool:  # noqa: FBT001 - the one thing it is about
-    """Whether any process was told to stop: all leave at the same step, or they would wait for each other for ever."""
-    if accelerator.num_processes == 1:
-        return stopped
-    return bool(accelerator.reduce(torch.tensor(float(stopped), device=accelerator.device), "sum") > 0)
+class Agreement:
+    """Whether any process was told to stop: all leave at the same step, or they would wait for each other for ever.
+
+    With several processes the answer is that of the step before: a GPU's own would make the processor wait for the step.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._before: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def reached(self, *, told: bool) -> bool:
+        if self._accelerator.num_processes == 1:
+            return told
+        before, self._before = self._before, self._ask(float(told))
+        if before is None:
+            return False
+        if before[1] is not None:
+            before[1].synchronize()
+        return bool(before[0] > 0)
+
+    def _ask(self, told: float) -> tuple[Tensor, torch.cuda.Event | None]:
+        device = self._accelerator.device
+        answer = self._accelerator.reduce(torch.full((), told, device=device), "sum")
+        if device.type != "cuda":
+            return answer, None
+        here = torch.empty((), pin_memory=True).copy_(answer, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return here, copied
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 from corruptkit_train.draws import draw_normal, draw_uniform
 
 STEPS = 1000  # of the diffusion; a flow's time is told to the network on the same scale
+_CPU = torch.device("cpu")
 _VLB_WEIGHT = 0.001  # lambda of the hybrid objective (Nichol & Dhariwal 2021, eq. 16)
 
 
@@ -94,7 +95,7 @@ def add_noise(objective: Noise | Velocity | Flow, clean: Tensor, noise: Tensor, 
     if objective.kind == "flow":
         s = _broadcast(times, clean)
         return Noisy((1 - s) * clean + s * added, times * STEPS, noise - clean, torch.ones_like(times))
-    alpha_bar = alphas_cumprod(objective.schedule).to(clean.device)[times]
+    alpha_bar = alphas_cumprod(objective.schedule, clean.device)[times]
     alpha, sigma = _broadcast(alpha_bar.sqrt(), clean), _broadcast((1 - alpha_bar).sqrt(), clean)
     target = noise if objective.kind == "eps" else alpha * noise - sigma * clean
     return Noisy(alpha * clean + sigma * added, times, target, _snr_weight(objective, alpha_bar))
@@ -126,7 +127,7 @@ def variational_bound(schedule: Schedule, prediction: Tensor, noisy: Noisy, clea
     """
     channels = clean.shape[1]
     eps, fraction = prediction[:, :channels].detach(), (prediction[:, channels:] + 1) / 2
-    table = {name: _broadcast(values.to(clean.device)[noisy.timestep], clean) for name, values in _posterior(schedule).items()}
+    table = {name: _broadcast(values[noisy.timestep], clean) for name, values in _posterior(schedule, clean.device).items()}
     # x_0 from eps (Ho et al. 2020, eq. 4 solved for x), then the posterior's mean (their eq. 7).
     guess = ((noisy.sample - table["sigma"] * eps) / table["alpha"]).clamp(-1, 1)
     mean = table["of_clean"] * guess + table["of_noisy"] * noisy.sample
@@ -146,17 +147,17 @@ def _pixel_surprise(clean: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return -mass.clamp(min=1e-12).log()
 
 
-@lru_cache
-def alphas_cumprod(schedule: Schedule) -> Tensor:
+@lru_cache  # on each device once: a copy to a GPU in every step would wait for it
+def alphas_cumprod(schedule: Schedule, device: torch.device = _CPU) -> Tensor:
     """(1000,) float32: alpha_bar of Ho et al. 2020, as diffusers' schedulers have it."""
     from diffusers import DDPMScheduler
 
     found: Tensor = DDPMScheduler(STEPS, schedule.beta_start, schedule.beta_end, schedule.name).alphas_cumprod
-    return found
+    return found.to(device)
 
 
 @lru_cache
-def _posterior(schedule: Schedule) -> dict[str, Tensor]:
+def _posterior(schedule: Schedule, device: torch.device = _CPU) -> dict[str, Tensor]:
     """(1000,) float32 each: what the posterior q(x_{t-1} | x_t, x_0) is made of (Ho et al. 2020, eq. 7), computed in float64."""
     alpha_bar = alphas_cumprod(schedule).double()
     before = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar[:-1]))
@@ -171,7 +172,7 @@ def _posterior(schedule: Schedule) -> dict[str, Tensor]:
         "log_beta": beta.log(),
         "log_posterior": posterior.log(),
     }
-    return {name: values.float() for name, values in table.items()}
+    return {name: values.float().to(device) for name, values in table.items()}
 
 
 def _broadcast(values: Tensor, like: Tensor) -> Tensor:

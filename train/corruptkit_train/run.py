@@ -192,7 +192,11 @@ def start_processes(config: RunConfig, out: Path) -> Accelerator:
         if find_spec(name) is None:
             do = f"pip install 'corruptkit-train[{name}]', or leave it out"
             raise ck.CatalogError(ck.Problem("machine.trackers", f"'{name}' is not installed", do=do))
-    accelerator = Accelerator(log_with=list(config.machine.trackers) or None, project_dir=str(out))
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        do = "state machine.sharding = 'fsdp', and launch without it"
+        raise ck.CatalogError(ck.Problem("ACCELERATE_USE_FSDP", "accelerate's own sharding, which does not run on CPUs", do=do))
+    # Precision is the run's: a launcher's default would be a second autocast around it.
+    accelerator = Accelerator(mixed_precision="no", log_with=list(config.machine.trackers) or None, project_dir=str(out))
     world, launched = accelerator.num_processes, os.environ.get("WORLD_SIZE", "1")
     if str(world) != launched:
         # On a CPU, accelerate takes no notice of a launcher unless it is told to: each process would train by itself.
