@@ -24,7 +24,7 @@ RULES = Rules(
         {"models"},
         {"conditions", "latents"},
         {"autoencoders", "caption_cache", "encoders", "images", "objectives", "perturbation"},
-        {"averages", "checkpoint", "draws", "latent_shards", "pretrained"},
+        {"averages", "checkpoint", "draws", "latent_shards", "pretrained", "sharding"},
     ),
     foreign=BANNED | {"pipelines", "tests", "train"},
 )
