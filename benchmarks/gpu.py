@@ -211,7 +211,11 @@ def describe_machine(device: Any) -> dict[str, str]:
 
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"a CPU ({platform.processor() or platform.machine()})"
     cuda = {"CUDA": str(torch.version.cuda)} if device.type == "cuda" else {}
-    return {"device": name, "Python": platform.python_version()} | cuda | {part: version(part) for part in ("torch", "diffusers", "accelerate")}
+    return (
+        {"device": name, "Python": platform.python_version()}
+        | cuda
+        | {part: version(part) for part in ("torch", "diffusers", "accelerate")}
+    )
 
 
 def with_less(measure: Callable[[int], dict[str, Any]], batch: int) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from torch import nn
 
 from corruptkit_train import loop
 from corruptkit_train.averages import Average
-from corruptkit_train.config import RunConfig, parse_config
 from corruptkit_train.conditions import ClassConditions
+from corruptkit_train.config import RunConfig, parse_config
 from corruptkit_train.models import build_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

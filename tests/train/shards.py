@@ -14,10 +14,10 @@ from torch import nn
 from corruptkit_train.averages import Average
 from corruptkit_train.conditions import Condition
 from corruptkit_train.draws import draw_normal
-from corruptkit_train.loop import clip_gradient, make_optimiser, place_step
+from corruptkit_train.loop import clip_gradient, make_optimiser
 from corruptkit_train.models import build_model
 from corruptkit_train.sharding import gather_tensors, local_parts
-from corruptkit_train.step import TrainingStep
+from corruptkit_train.step import TrainingStep, place_step
 from tests.train.small import small_run
 
 _UNET = {"kind": "unet", "channels": (8, 16), "attention": (False, True), "layers": 1, "norm_groups": 4, "heads": 2}

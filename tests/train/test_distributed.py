@@ -105,7 +105,7 @@ def test_shards_are_shards(tmp_path: Path) -> None:
         assert held["norm_apart"] < 1e-5, held
 
 
-def test_regions_are_the_parts_that_repeat(source: Path) -> None:
+def test_regions_are_the_parts_that_repeat() -> None:
     from corruptkit_train.models import UNetConfig, build_model
 
     unet = build_model(UNetConfig(**UNET), shape=(3, 8, 8), classes=4, seed=0)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def test_accelerates_own_sharding_is_refused(source: Path, tmp_path: Path, monke
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_leave_at_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_leave_at_one_step() -> None:
     """What one is told, all know a step later; one alone need not ask."""
     accelerator = Accelerator(cpu=True)
     assert [Agreement(accelerator).reached(told=told) for told in (False, True)] == [False, True]

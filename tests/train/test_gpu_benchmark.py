@@ -14,7 +14,19 @@ from tests.test_layers import REPOSITORY
 
 _SCRIPT = REPOSITORY / "benchmarks" / "gpu.sh"
 # What corruptkit_train can use and a machine with a GPU need not have.
-_ABSENT = ("transformers", "tokenizers", "datasets", "polars", "typer", "rich", "tensorboard", "wandb", "webdataset", "torchvision", "scipy")
+_ABSENT = (
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "polars",
+    "typer",
+    "rich",
+    "tensorboard",
+    "wandb",
+    "webdataset",
+    "torchvision",
+    "scipy",
+)
 
 
 def run_script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +59,9 @@ def test_a_failure_leaves_the_others(tmp_path: Path) -> None:
         sys.path.pop(0)
     log = tmp_path / "LDM-4.log"
     assert gpu.run_apart(["LDM-4", str(tmp_path), "--smoke"], log, 0.2) == "not done within 0 s"
-    gpu.write_results(tmp_path, {"LDM-4": {"failure": "not done within 0 s"}, "DiT-S/2": {"plain": {"images_per_s": 7.0, "mfu": 0.1, "batch": 4}}})
+    gpu.write_results(
+        tmp_path, {"LDM-4": {"failure": "not done within 0 s"}, "DiT-S/2": {"plain": {"images_per_s": 7.0, "mfu": 0.1, "batch": 4}}}
+    )
     text = (tmp_path / "results.md").read_text()
     assert "| LDM-4 | - | - | - | - | - | - | - | - |" in text
     assert "| DiT-S/2 | - (plain 4) | - | - | - | 7.0 | 10.0% | - | - |" in text
@@ -63,5 +77,12 @@ def test_what_did_not_end_had_been_logged(tmp_path: Path) -> None:
     (tmp_path / "DiT-S-2-run").mkdir()
     lines = [{"images_per_s": rate, "mfu": rate / 100, "data_wait": 0.0, "peak": "stated"} for rate in (1.0, 30.0, 40.0, 50.0)]
     (tmp_path / "DiT-S-2-run" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"images_per')
-    assert gpu.read_lines(tmp_path, "DiT-S/2")["ours"] == {"images_per_s": 40.0, "mfu": 0.4, "data_wait": 0.0, "lines": 3, "peak": "stated", "unfinished": True}
+    assert gpu.read_lines(tmp_path, "DiT-S/2")["ours"] == {
+        "images_per_s": 40.0,
+        "mfu": 0.4,
+        "data_wait": 0.0,
+        "lines": 3,
+        "peak": "stated",
+        "unfinished": True,
+    }
     assert gpu.read_lines(tmp_path, "LDM-4") == {}

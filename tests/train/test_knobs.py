@@ -13,9 +13,8 @@ from corruptkit_train import sharding
 from corruptkit_train.conditions import Condition
 from corruptkit_train.config import MachineConfig
 from corruptkit_train.draws import draw_normal
-from corruptkit_train.loop import place_step
 from corruptkit_train.models import PixelUNetConfig, UNetConfig, build_model
-from corruptkit_train.step import TrainingStep
+from corruptkit_train.step import TrainingStep, place_step
 from tests.train.small import small_run
 
 _SHAPE: dict[str, Any] = {"channels": (8, 16), "attention": (False, True), "layers": 1, "norm_groups": 4}

@@ -32,6 +32,34 @@ def test_a_peak_is_stated_for_a_known_device(monkeypatch: pytest.MonkeyPatch) ->
     assert find_peak(device, "fp32")[0] == 67e12
 
 
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA GB200", 2500e12),
+        ("NVIDIA H20", 148e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+    ],
+)
+def test_a_name_is_not_that_of_another(monkeypatch: pytest.MonkeyPatch, name: str, peak: float) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert find_peak(torch.device("cuda"), "bf16")[0] == peak
+
+
+@pytest.mark.parametrize(
+    "name", ["NVIDIA RTX A4000", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", "Tesla T4"]
+)
+def test_a_device_that_is_not_in_the_table_is_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    monkeypatch.setattr(meter, "_time_product", lambda *_: 7.0)
+    assert find_peak(torch.device("cuda"), "bf16") == (7.0, "a product of matrices, measured")
+
+
 def test_a_peak_is_measured_elsewhere() -> None:
     peak, source = find_peak(torch.device("cpu"), "fp32")
     assert 1e8 < peak < 1e15

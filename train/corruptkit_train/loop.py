@@ -25,11 +25,11 @@ import corruptkit as ck
 from corruptkit_train.averages import Average
 from corruptkit_train.checkpoint import Checkpoint, drop_checkpoints, find_checkpoints, load_optimiser, optimiser_tensors, save_checkpoint
 from corruptkit_train.conditions import Conditions, conditions_of, copy_tensor
-from corruptkit_train.config import MachineConfig, OptimiserConfig, RunConfig
+from corruptkit_train.config import OptimiserConfig, RunConfig
 from corruptkit_train.images import Feed, Share, read_batches
 from corruptkit_train.meter import Meter, count_flops, find_peak
-from corruptkit_train.sharding import compile_regions, gather_tensors, shard_step, whole_tensor
-from corruptkit_train.step import TrainingStep
+from corruptkit_train.sharding import gather_tensors, whole_tensor
+from corruptkit_train.step import TrainingStep, place_step
 
 Grid = Callable[[dict[str, Tensor], int], object]  # draws a grid with averaged weights after so many images
 
@@ -134,9 +134,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
                     accelerator.log(line, step=seen)
                     bar.set_postfix(loss=f"{line['loss']:.4f}", mfu=f"{line['mfu']:.0%}")
             if draw_grid is not None and not leaving and (ended or crossed(seen, batch, machine.sample)):
-                weights = average.state(keep=main)
-                if main:
-                    draw_grid(weights, seen)
+                show_average(draw_grid, average, seen, main=main)
             if ended or crossed(seen, batch, machine.save):
                 refuse_nan(sums.peek(), out, seen)
                 parts = whole_parts(denoiser, average, optimiser, keep=main)
@@ -169,21 +167,11 @@ def clip_gradient(denoiser: nn.Module, clip: float) -> Tensor:
     return norm.detach()
 
 
-def place_step(step: TrainingStep, machine: MachineConfig, accelerator: Accelerator) -> nn.Module:
-    """The step as it is called: laid out, checkpointed, compiled, and shared among the processes, as the machine's table says."""
-    denoiser = step.denoiser
-    inner = getattr(denoiser, "unet", denoiser)
-    if machine.checkpointing:
-        inner.enable_gradient_checkpointing()
-    if machine.channels_last and inner is not denoiser:
-        inner.to(memory_format=torch.channels_last)
-    if machine.compile:
-        compile_regions(denoiser)
-    if machine.sharding == "fsdp" and accelerator.num_processes > 1:
-        shard_step(step, denoiser, accelerator)
-        return step
-    wrapped: nn.Module = accelerator.prepare_model(step)
-    return wrapped
+def show_average(draw_grid: Grid, average: Average, seen: int, *, main: bool) -> None:
+    """A grid, drawn by the first process; of a sharded network all of them gather the weights."""
+    weights = average.state(keep=main)
+    if main:
+        draw_grid(weights, seen)
 
 
 def wait_for_last(wrapped: nn.Module, *, last: bool) -> Any:
@@ -283,7 +271,7 @@ class Agreement:
         if device.type != "cuda":
             return answer, None
         here = torch.empty((), pin_memory=True).copy_(answer, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         return here, copied
 

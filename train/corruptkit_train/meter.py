@@ -6,6 +6,7 @@ multiplication and an addition are two; a training step is three forward passes 
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 
@@ -17,15 +18,32 @@ from corruptkit_train.conditions import Condition
 from corruptkit_train.models.denoiser import Denoiser
 
 # Dense matrix products, FLOP/s, as the vendor states them: bfloat16 with float32 sums (TF32 is half of it), and float32.
+# The first name that stands in the device's, as whole words. Others are measured, cards without bfloat16 (V100, T4) among them.
 _PEAKS = {
+    "B200": (2250e12, 75e12),
+    "GB200": (2500e12, 80e12),
+    "H800": (989e12, 67e12),
     "H200": (989e12, 67e12),
+    "GH200": (989e12, 67e12),
     "H100 PCIe": (756e12, 51e12),
     "H100 NVL": (835e12, 60e12),
     "H100": (989e12, 67e12),
+    "H20": (148e12, 44e12),
+    "A800": (312e12, 19.5e12),
     "A100": (312e12, 19.5e12),
-    "L40S": (362e12, 91.6e12),
+    "A40": (149.7e12, 37.4e12),
+    "A30": (165e12, 10.3e12),
     "A10G": (70e12, 31.2e12),
+    "A10": (125e12, 31.2e12),
+    "L40S": (362e12, 91.6e12),
+    "L40": (181e12, 90.5e12),
+    "L4": (121e12, 30.3e12),
+    "RTX 6000 Ada": (364e12, 91.1e12),
+    "RTX A6000": (154.8e12, 38.7e12),
+    "RTX 5090": (209.5e12, 104.8e12),
     "RTX 4090": (165e12, 82.6e12),
+    "RTX 4080": (97.5e12, 48.7e12),
+    "RTX 3090": (71e12, 35.6e12),
 }
 
 
@@ -43,13 +61,16 @@ def find_peak(device: torch.device, precision: str) -> tuple[float, str]:
     """The peak FLOP/s of a device and where that is from: the vendor's table, or a product of matrices timed here."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+        # A part of a card, and a card held down to a laptop's power, have less than what is stated.
+        part_of_one = "MIG" in name or "Laptop" in name
         for part, (half, full) in _PEAKS.items():
-            if part in name:
+            if re.search(rf"\b{part}\b", name) and not part_of_one:
                 return {"bf16": half, "tf32": half / 2, "fp32": full}[precision], f"{name}, stated"
-    return _time_product(device, torch.bfloat16 if precision == "bf16" else torch.float32), "a product of matrices, measured"
+    kind, size = torch.bfloat16 if precision == "bf16" else torch.float32, 8192 if device.type == "cuda" else 1024
+    return _time_product(device, kind, size), "a product of matrices, measured"
 
 
-def _time_product(device: torch.device, kind: torch.dtype, size: int = 1024, rounds: int = 5) -> float:
+def _time_product(device: torch.device, kind: torch.dtype, size: int, rounds: int = 5) -> float:
     """FLOP/s of the fastest of some products of two square matrices."""
     matrix = torch.ones(size, size, device=device, dtype=kind)
     fastest = float("inf")

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 def find_regions(denoiser: nn.Module) -> list[nn.Module]:
     """The parts of a network that repeat: each is compiled, and gathered from its shards, by itself."""
-    inner = getattr(denoiser, "unet", denoiser)
+    inner: Any = getattr(denoiser, "unet", denoiser)
     if hasattr(inner, "blocks"):
         return list(inner.blocks)
     levels = [*getattr(inner, "down_blocks", ()), getattr(inner, "mid_block", None), *getattr(inner, "up_blocks", ())]

@@ -7,13 +7,18 @@ It is a module so that DistributedDataParallel sees one forward pass: the class 
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from corruptkit_train.conditions import Condition, embed_conditions
-from corruptkit_train.config import RunConfig
+from corruptkit_train.config import MachineConfig, RunConfig
 from corruptkit_train.draws import draw_normal
 from corruptkit_train.objectives import add_noise, denoising_loss, draw_times
 from corruptkit_train.perturbation import perturb_noise
+from corruptkit_train.sharding import compile_regions, shard_step
 
 
 class TrainingStep(nn.Module):
@@ -37,3 +42,20 @@ class TrainingStep(nn.Module):
         prediction = self.denoiser(noisy.sample, noisy.timestep, told.states, told.mask)
         loss, error = denoising_loss(config.objective, prediction, noisy, clean)
         return loss, {"mse": error.mean(), **told.measures}
+
+
+def place_step(step: TrainingStep, machine: MachineConfig, accelerator: Accelerator) -> nn.Module:
+    """The step as it is called: laid out, checkpointed, compiled, and shared among the processes, as the machine's table says."""
+    denoiser = step.denoiser
+    inner: Any = getattr(denoiser, "unet", denoiser)
+    if machine.checkpointing:
+        inner.enable_gradient_checkpointing()
+    if machine.channels_last and inner is not denoiser:
+        inner.to(memory_format=torch.channels_last)
+    if machine.compile:
+        compile_regions(denoiser)
+    if machine.sharding == "fsdp" and accelerator.num_processes > 1:
+        shard_step(step, denoiser, accelerator)
+        return step
+    wrapped: nn.Module = accelerator.prepare_model(step)
+    return wrapped
