@@ -50,8 +50,8 @@ test-chaos: $(VENV)/.test ## the slow proofs: kills, bit flips, full disks at le
 bench: $(VENV)/.bench ## speeds and sizes beside cp, webdataset and the bare limits: ~15 minutes, 12 GB of disk and memory
 	for part in $(BENCHMARKS); do $(BIN)/python benchmarks/$$part.py $(if $(RECORD),--record) || exit 1; done
 
-bench-train: $(VENV)/.test ## a training step, sampling and cached latents beside the bare step, diffusers and a plain loop, on one thread: ~15 minutes
-	for part in training sampling latents; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train/$$part.py $(if $(RECORD),--record) || exit 1; done
+bench-train: $(VENV)/.test ## a training step, sampling, cached latents and each knob, beside the bare step, diffusers and a plain loop: ~20 minutes
+	for part in training sampling latents knobs; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train/$$part.py $(if $(RECORD),--record) || exit 1; done
 
 clean: ## remove environments, caches and what the demo made
 	rm -rf $(VENV) .venv-foreign build dist data/openmoji $(DEMO) runs/$(DEMO)

@@ -14,6 +14,7 @@ from corruptkit_train.conditions import Condition
 from corruptkit_train.config import MachineConfig
 from corruptkit_train.draws import draw_normal
 from corruptkit_train.models import PixelUNetConfig, UNetConfig, build_model
+from corruptkit_train.models.dit import Mlp
 from corruptkit_train.step import TrainingStep, place_step
 from tests.train.small import small_run
 
@@ -74,3 +75,28 @@ def test_checkpointing_keeps_less(model: str) -> None:
             gradients(model, checkpointing=checkpointing)
         sizes.append(sum(saved))
     assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_a_fused_kernel_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no gradient is asked for, the MLP's first matrix and its GELU are one kernel; the sum of many blocks stays the same to 1e-5."""
+    mlp, calls = Mlp(64), []
+    tokens = draw_normal(0, "start", torch.arange(6), (10, 64))
+    known = mlp(tokens).detach()
+    fused = torch.ops.mkldnn._linear_pointwise
+
+    class Kernels:
+        def _linear_pointwise(self, *given: Any) -> Any:
+            calls.append(given)
+            return fused(*given)
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Kernels())
+    mlp(tokens)
+    assert calls == []
+    with torch.no_grad():
+        assert torch.allclose(mlp(tokens), known, rtol=1e-5, atol=1e-6)
+        assert torch.equal(mlp(tokens.transpose(0, 1)).transpose(0, 1), mlp(tokens))
+        assert len(calls) == 3
+        with torch.autocast("cpu", torch.bfloat16):
+            mlp(tokens)
+        mlp.double()(tokens.double())
+    assert len(calls) == 3

@@ -47,7 +47,7 @@ _PEAKS = {
 }
 
 
-@torch.no_grad()
+@torch.enable_grad()  # kernels that only sampling uses are not known to the counter
 def count_flops(denoiser: Denoiser, condition: Condition, device: torch.device) -> float:
     """FLOPs of one image's training step; `condition` is of one row."""
     # Attention as plain products: the counter does not know the kernel that a CPU has for it.

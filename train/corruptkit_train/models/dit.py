@@ -37,6 +37,23 @@ class Attention(nn.Module):
         return joined
 
 
+class Mlp(nn.Sequential):
+    """Two matrices with a GELU (its approximation by tanh) between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # Sampling on a CPU: the first matrix and the GELU as one kernel of oneDNN, which has no gradient.
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        if plain or tokens.device.type != "cpu" or tokens.dtype != torch.float32 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            result: Tensor = super().forward(tokens)  # type: ignore[no-untyped-call]
+            return result
+        joined = torch.ops.mkldnn._linear_pointwise(tokens, self[0].weight, self[0].bias, "gelu", [], "tanh")  # noqa: SLF001
+        last: Tensor = self[2](joined)
+        return last
+
+
 class Block(nn.Module):
     """A transformer block whose norms are shifted and scaled, and whose branches are gated, by the condition (adaLN-zero, figure 3)."""
 
@@ -46,7 +63,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=_OUTER_EPS, elementwise_affine=False)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.mlp = Mlp(width)
         # Zero at the start, so that all gates are shut and the block is the identity.
         self.modulation = nn.Linear(width, 6 * width)
 
