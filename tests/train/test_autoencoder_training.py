@@ -30,6 +30,7 @@ from corruptkit_train.autoencoder_training import (
 )
 from corruptkit_train.autoencoders import AutoencoderConfig, load_autoencoder
 from corruptkit_train.checkpoint import find_checkpoints
+from corruptkit_train.cli import main
 from corruptkit_train.config import parse_stated, presets
 from corruptkit_train.images import ImageConfig, Pictures
 from tests.corruptkit.shards import Row, write_shards
@@ -311,3 +312,35 @@ def test_presets_of_autoencoders_and_of_runs_are_apart() -> None:
         assert 250_000 < sum(weight.numel() for weight in make_network(config).parameters()) < 400_000
     with pytest.raises(ck.CatalogError, match="no such preset"):
         load_autoencoder_run("laptop-openmoji-text", [])
+
+
+def test_the_command_says_what_was_measured(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["autoencoder", write_training(tmp_path / "run.json"), "--data", source, "--out", tmp_path / "out"]
+    assert main(list(map(str, words))) == 0
+    out = capsys.readouterr().out
+    assert f"trained   {tmp_path / 'out'}  64 images, " in out
+    assert " dB over 7 images held out, scale " in out
+    assert main([*map(str, words), "--json", "--images", "72"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["run"]["images"] == 72
+    assert found["run"]["data"]["held_out"] == 7
+    stated = json.loads((tmp_path / "out" / "autoencoder" / "config.json").read_text())
+    assert (stated["scaling_factor"], stated["shift_factor"]) == (found["run"]["scale"], found["run"]["shift"])
+
+
+def test_what_a_command_cannot_do_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: object) -> str:
+        assert main([*map(str, words), "--out", str(tmp_path / "out")]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("decode")]
+        assert not (tmp_path / "out").exists()
+        return line
+
+    run = write_training(tmp_path / "run.json")
+    assert "found images = 60, expected a multiple of optimiser.batch = 8" in said("autoencoder", run, "--data", source, "--images", "60")
+    assert "no such preset" in said("autoencoder", "autoencoder-openmojo", "--data", source)
+    assert "no such preset" in said("run", "autoencoder-openmoji", "--data", source)
+    assert "is no variant, expected the source of an overlay; leave it out" in said(
+        "autoencoder", run, "--data", source, "--source", source
+    )
+    pictures = write_shards(tmp_path / "blind", [Row("a", 0, "a", picture(1)), Row("b", 1, "b", picture(2))], members=("txt", "cls"))
+    assert "a row without an image" in said("autoencoder", run, "--data", pictures)

@@ -94,8 +94,8 @@ class AutoencoderRun(Stated):
     data: ImageConfig
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
-    optimiser: OptimiserConfig = OptimiserConfig(rate=1e-3, batch=32)
-    average: AverageConfig = AverageConfig(decay=0.99)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    average: AverageConfig = AverageConfig()
     machine: AutoencoderMachine = AutoencoderMachine()
 
     @model_validator(mode="after")
