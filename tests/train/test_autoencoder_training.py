@@ -158,6 +158,24 @@ def test_what_is_held_out_is_not_trained_on(source: Path, tmp_path: Path, monkey
     assert record["data"]["held_out"] == 7
 
 
+def test_in_the_place_of_a_bad_image_there_is_none_that_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    counts = list[int]()
+
+    def watch(config: AutoencoderRun, network: Any, pixels: torch.Tensor, numbers: torch.Tensor) -> Any:
+        counts.append(len(pixels))
+        return measure_losses(config, network, pixels, numbers)
+
+    monkeypatch.setattr(module, "measure_losses", watch)
+    rows = [Row(f"{i:05d}", i % 4, f"picture {i}", b"no image" if i in (4, 10) else picture(i)) for i in range(COUNT)]
+    write_shards(tmp_path / "bad", rows, members=("png", "txt", "cls"))
+    whole = train_autoencoder(small_training(images=200, data={"bad": "exclude"}), source, tmp_path / "whole")
+    assert set(counts) == {8}
+    counts.clear()
+    record = train_autoencoder(small_training(images=200, data={"bad": "exclude"}), tmp_path / "bad", tmp_path / "out")
+    assert sum(counts) == 200 - 8  # of 25 rows in 8 epochs, row 4 would be row 5
+    assert (whole["data"]["held_out"], record["data"]["held_out"]) == (7, 6)  # row 10 would be row 11
+
+
 def test_it_learns(source: Path, tmp_path: Path) -> None:
     config = small_training(images=4800, optimiser={"rate": 3e-3}, network={"width": 16})
     first = train_autoencoder(config, source, tmp_path / "out", images=8)["psnr"]

@@ -170,7 +170,8 @@ def split_rows(config: AutoencoderRun, dataset: ck.Dataset) -> Split:
         raise ck.DatasetError(ck.Problem(str(dataset.path), found, "rows to train on", "name a larger data set"))
     plain = Pictures(dataset, config.data.model_copy(update={"crop": "center", "flip": False}))
     chosen = held_out.nonzero().flatten()
-    measured = plain.load(chosen, chosen, config.seed)[0]
+    measured, rows = plain.load(chosen, chosen, config.seed)
+    measured = measured[rows % config.hold_out == 0]  # in the place of a bad image there may be one that is trained on
     keep = len(dataset) * config.data.channels * config.data.size**2 <= config.machine.hold
     return Split(Pictures(dataset, config.data, keep=keep, watch=watch_decoding), (~held_out).nonzero().flatten(), measured)
 
@@ -207,8 +208,9 @@ def train_network(  # noqa: PLR0915 - one loop, read from top to bottom
         while seen < images:
             set_rate(optimiser, config.optimiser, seen)
             numbers = torch.arange(seen, seen + batch)
-            pixels, _ = split.pictures.load(split.rows[order.rows_at(numbers)], numbers, config.seed)
-            losses = measure_losses(config, network, pixels.to(device), numbers.to(device))
+            pixels, found = split.pictures.load(split.rows[order.rows_at(numbers)], numbers, config.seed)
+            own = found % config.hold_out != 0  # and the other way round
+            losses = measure_losses(config, network, pixels[own].to(device), numbers[own].to(device))
             losses["loss"].backward()  # type: ignore[no-untyped-call] # published without types
             norm = clip_gradient(network, config.optimiser.clip)
             optimiser.step()
