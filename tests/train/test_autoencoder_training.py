@@ -200,22 +200,26 @@ def test_a_grid_shows_originals_over_what_comes_back(source: Path, tmp_path: Pat
 
 def test_slopes_and_scales_are_what_they_say() -> None:
     clean, made = draw_some((2, 3, 8, 8)), draw_some((2, 3, 8, 8), start=9)
-    pixel, slope, expected = 0.0, 0.0, (clean, made)
+    pixel, slope, square, expected = 0.0, 0.0, 0.0, (clean, made)
     for _ in range(3):
         one, other = (part.double().numpy() for part in expected)
         pixel += float(np.abs(one - other).mean()) / 3
+        square += float(np.square(one - other).mean()) / 3
         slope += sum(float(np.abs(np.diff(one, axis=axis) - np.diff(other, axis=axis)).mean()) for axis in (2, 3)) / 3
         expected = tuple(part.view(*part.shape[:2], part.shape[2] // 2, 2, part.shape[3] // 2, 2).mean(dim=(3, 5)) for part in expected)
     found = compare_scales(made - clean, 3)
-    assert [float(value) for value in found] == pytest.approx([pixel, slope], rel=1e-5)
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {"pixel": pixel, "slope": slope, "square": square}, rel=1e-5
+    )
 
 
 def test_the_loss_has_its_parts_and_noise_by_number() -> None:
-    config = small_training(loss={"edges": 2.0, "prior": 0.5, "noise": 0.3, "scales": 2})
+    config = small_training(loss={"edges": 2.0, "squares": 3.0, "prior": 0.5, "noise": 0.3, "scales": 2})
     network, pixels = make_network(config), torch.arange(4 * 3 * SIDE * SIDE).remainder(251).to(torch.uint8).view(4, 3, SIDE, SIDE)
     found = measure_losses(config, network, pixels, torch.arange(4))
     parts = {name: float(value.detach()) for name, value in found.items()}
-    assert parts["loss"] == pytest.approx(parts["pixel"] + 2 * parts["slope"] + 0.5 * parts["square"], rel=1e-6)
+    expected = parts["pixel"] + 2 * parts["slope"] + 3 * parts["square"] + 0.5 * parts["size"]
+    assert parts["loss"] == pytest.approx(expected, rel=1e-6)
     with torch.no_grad():
         assert float(measure_losses(config, network, pixels, torch.arange(4))["loss"]) == parts["loss"]
         assert float(measure_losses(config, network, pixels, torch.arange(4, 8))["loss"]) != parts["loss"]

@@ -57,7 +57,7 @@ class NetworkConfig(Part):
     """diffusers' AutoencoderTiny: each stage but the first halves the edges in the encoder, and the decoder has them in turn."""
 
     width: Positive = 32  # channels of every layer
-    blocks: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=6)] = (0, 2, 3)  # of each stage, from pixels
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=6)] = (0, 1, 4)  # of each stage, from pixels
     latents: Positive = 4  # channels of the latents
 
     @property
@@ -67,12 +67,13 @@ class NetworkConfig(Part):
 
 
 class LossConfig(Part):
-    """Absolute differences of pixels, and of their slopes along both axes, which keep edges, at several scales."""
+    """Absolute and squared differences of pixels, and those of their slopes along both axes, which keep edges, at several scales."""
 
     scales: Annotated[int, Field(ge=1, le=6)] = 3  # the images as they are, then halved each time
     edges: Annotated[float, Field(ge=0)] = 1.0  # weight of slopes
+    squares: Annotated[float, Field(ge=0)] = 2.0  # weight of squared differences: absolute ones alone learn colours late
     noise: Annotated[float, Field(ge=0)] = 0.1  # deviation of what is added to latents in training
-    prior: Annotated[float, Field(ge=0)] = 0.001  # weight of the mean square of latents, which holds their size against the noise
+    prior: Annotated[float, Field(ge=0)] = 0.005  # weight of the mean square of latents, which holds their size against the noise
 
 
 class AutoencoderMachine(Part):
@@ -246,23 +247,24 @@ def measure_losses(config: AutoencoderRun, network: Any, pixels: Tensor, numbers
     latents = network.encoder(clean)  # (B, C, h, w)
     noise = draw_normal(config.seed, "noise", numbers, tuple(latents.shape[1:]))
     apart = network.decoder(latents + config.loss.noise * noise) - clean
-    square = latents.square().mean()
-    pixel, slope = compare_scales(apart, config.loss.scales)
-    return {"loss": pixel + config.loss.edges * slope + config.loss.prior * square, "pixel": pixel, "slope": slope, "square": square}
+    parts = {**compare_scales(apart, config.loss.scales), "size": latents.square().mean()}
+    weights = {"pixel": 1.0, "slope": config.loss.edges, "square": config.loss.squares, "size": config.loss.prior}
+    return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
 
 
-def compare_scales(apart: Tensor, scales: int) -> tuple[Tensor, Tensor]:
-    """Mean absolute values of a difference of images (B, C, H, W), and of its slopes, averaged over scales.
+def compare_scales(apart: Tensor, scales: int) -> dict[str, Tensor]:
+    """Mean absolute values of a difference of images (B, C, H, W), and of its slopes, and its mean square, averaged over scales.
 
     Means over 2 x 2 pixels and slopes are linear, so that those of a difference are the differences of those.
     """
-    pixel, slope = apart.new_zeros(()), apart.new_zeros(())
+    sums = dict.fromkeys(("pixel", "slope", "square"), apart.new_zeros(()))
     for scale in range(scales):
         if scale:
             apart = avg_pool2d(apart, 2)
-        pixel = pixel + apart.abs().mean()
-        slope = slope + apart.diff(dim=-1).abs().mean() + apart.diff(dim=-2).abs().mean()
-    return pixel / scales, slope / scales
+        sums["pixel"] = sums["pixel"] + apart.abs().mean()
+        sums["slope"] = sums["slope"] + apart.diff(dim=-1).abs().mean() + apart.diff(dim=-2).abs().mean()
+        sums["square"] = sums["square"] + apart.square().mean()
+    return {name: total / scales for name, total in sums.items()}
 
 
 def place_average(config: AutoencoderRun, average: Average) -> Any:
