@@ -45,7 +45,7 @@ from corruptkit_train.loop import (
 )
 from corruptkit_train.pipelines.pipeline import round_pixels
 from corruptkit_train.pipelines.saving import publish_folder
-from corruptkit_train.run import compare_folder, hold_folder, refuse_nesting, watch_decoding, write_record
+from corruptkit_train.run import compare_folder, hold_folder, refuse_nesting, watch_rows, write_record
 from corruptkit_train.sampling import find_device
 
 _MEASURED = 4096  # training images whose latents say how they are scaled
@@ -174,7 +174,7 @@ def split_rows(config: AutoencoderRun, dataset: ck.Dataset) -> Split:
     measured, rows = plain.load(chosen, chosen, config.seed)
     measured = measured[rows % config.hold_out == 0]  # in the place of a bad image there may be one that is trained on
     keep = len(dataset) * config.data.channels * config.data.size**2 <= config.machine.hold
-    return Split(Pictures(dataset, config.data, keep=keep, watch=watch_decoding), (~held_out).nonzero().flatten(), measured)
+    return Split(Pictures(dataset, config.data, keep=keep, watch=watch_rows("decode")), (~held_out).nonzero().flatten(), measured)
 
 
 def make_network(config: AutoencoderRun) -> Any:
