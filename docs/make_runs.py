@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from corruptkit_train.autoencoder_training import AutoencoderRun
 from corruptkit_train.config import RunConfig, presets
 from corruptkit_train.latents import LatentConfig
 from corruptkit_train.models import Model
@@ -24,7 +25,8 @@ from corruptkit_train.perturbation import Perturbation
 _HEADER = """# Run files
 
 Made from the code by `python docs/make_runs.py`; do not edit. A run is a TOML file: `corruptkit-train run RUN.toml --data DATA --out DIR`.
-[training.md](training.md) says what a run does. These ship, and go by their name in place of a file: {presets}.
+[training.md](training.md) says what a run does. These ship, and go by their name in place of a file: {presets}; for
+`corruptkit-train autoencoder`, whose files are at the end, {autoencoders}.
 
 `--set a.b=value` changes a field of the file (the value is TOML, or text without quotes), and can be given often:
 `--set optimiser.rate=3e-4 --set 'perturbation=[{{kind="cep"}}]' --set perturbation.0.gamma=0.5`. What was resolved stands in the run's
@@ -52,7 +54,11 @@ def write_page() -> str:
         sections += [(f'{title} kind = "{model.model_fields["kind"].default}"', model) for model in models]
     sections.append(("[objective.schedule]", Schedule))
     sections += [(f"[{name}]", parts[name]) for name in ("optimiser", "average", "sampler", "machine")]
-    header = _HEADER.format(presets=", ".join(f"`{name}`" for name in presets()))
+    sections.append(("Files of `corruptkit-train autoencoder`", AutoencoderRun))
+    own = {name: field.annotation for name, field in AutoencoderRun.model_fields.items()}
+    sections += [(f"[{name}] of an autoencoder", own[name]) for name in ("network", "loss", "machine")]
+    shipped = {word: ", ".join(f"`{name}`" for name in presets(word)) for word in ("", "autoencoder")}
+    header = _HEADER.format(presets=shipped[""], autoencoders=shipped["autoencoder"])
     return "\n".join([header, *(line for title, model in sections for line in _write_section(title, model))])
 
 

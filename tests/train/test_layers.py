@@ -16,7 +16,7 @@ BANNED = {"torchvision", "torch_fidelity"}
 RULES = Rules(
     layers=(
         {"__main__", "cli", "commands"},
-        {"latent_cache", "run", "samples"},
+        {"autoencoder_training", "latent_cache", "run", "samples"},
         {"grids", "loop", "step"},
         {"config", "meter"},
         {"sampling"},

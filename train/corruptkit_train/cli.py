@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cache(commands)
     _add_run(commands)
     _add_sample(commands)
+    _add_autoencoder(commands)
     return parser
 
 
@@ -75,6 +76,16 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="A=B", help="change a field of the sampler: steps, name, interval ..."
     )
+
+
+def _add_autoencoder(commands: Any) -> None:
+    parser = add_command(commands, "autoencoder", "train a small autoencoder on images, for latents without a download")
+    parser.add_argument("config", metavar="RUN.toml", help="its training in TOML, that of an earlier one (its run.json), or a preset")
+    parser.add_argument("--data", metavar="PATH", required=True, help="a source or a variant: only its images count")
+    parser.add_argument("--source", metavar="PATH", help="where the source of an overlay lies, if not where it was")
+    parser.add_argument("--out", metavar="DIR", required=True, help="its folder; one that holds this training is resumed")
+    parser.add_argument("--images", type=whole_number, metavar="N", help="images to have trained on in all (default: the file's)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field; can be given often")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

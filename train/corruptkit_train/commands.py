@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 import corruptkit as ck
 from corruptkit.terminal import Outcome
+from corruptkit_train.autoencoder_training import load_autoencoder_run, train_autoencoder
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
 from corruptkit_train.conditions import open_words
-from corruptkit_train.config import RunConfig, change_sampler, digest_table, load_config, parse_config, read_record
+from corruptkit_train.config import RunConfig, change_sampler, digest_table, load_config, parse_config, parse_stated, read_record
 from corruptkit_train.latent_cache import make_cache, verify_cache
 from corruptkit_train.latent_shards import CacheManifest
 from corruptkit_train.run import limit_threads, open_model, refuse_nesting, train_run, watch_rows
@@ -181,4 +182,18 @@ def _is_class(word: str, classes: int) -> bool:
     return word.isascii() and word.isdigit() and len(word) < 10 and str(int(word)) == word and int(word) < classes
 
 
-COMMANDS = {"cache": cache_latents, "run": run_training, "sample": sample_model}
+def train_latents(args: Namespace) -> Outcome:
+    limit_threads()
+    config = load_autoencoder_run(args.config, args.set)
+    if args.images is not None:
+        config = parse_stated(type(config), config.model_dump(mode="json") | {"images": args.images}, "--images")
+    out = Path(args.out)
+    record = train_autoencoder(config, args.data, out, source=args.source)
+    measured = f"{record['psnr']:.2f} dB over {record['data']['held_out']:,} images held out, scale {record['scale']:.4f}"
+    lines = [f"trained   {out}  {record['images']:,} images, {measured}, shift {record['shift']:.4f}"]
+    lines.append(f"look      {out / 'grids'}: originals, and beneath them what comes back")
+    lines.append(f"open it   AutoencoderTiny.from_pretrained('{out / 'autoencoder'}')")
+    return Outcome(lines, {"run": record})
+
+
+COMMANDS = {"autoencoder": train_latents, "cache": cache_latents, "run": run_training, "sample": sample_model}

@@ -33,11 +33,13 @@ AnyStated = TypeVar("AnyStated", bound="Stated")
 _FAMILIES = ("autoencoder",)  # of presets that are not of `corruptkit-train run`
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A table of a file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Stated(_Part):
+class Stated(Part):
     """What a file states, with its identity."""
 
     def identity(self) -> dict[str, Any]:
@@ -49,7 +51,7 @@ class Stated(_Part):
         return digest_table(self.identity())
 
 
-class ConditionConfig(_Part):
+class ConditionConfig(Part):
     """What the network is told: the class, or the caption in the states of a frozen text encoder."""
 
     kind: Literal["class", "text"]
@@ -58,7 +60,7 @@ class ConditionConfig(_Part):
     each_epoch: str = ""  # a recipe file: conditions corrupted anew in every epoch ("random data corruption", paper Table 7)
 
 
-class OptimiserConfig(_Part):
+class OptimiserConfig(Part):
     """AdamW (Loshchilov & Hutter 2019), constant rate after a linear warm-up."""
 
     rate: Annotated[float, Field(gt=0)] = 1e-4  # of learning
@@ -70,14 +72,14 @@ class OptimiserConfig(_Part):
     batch: Positive = 128  # images of a step, over all processes
 
 
-class AverageConfig(_Part):
+class AverageConfig(Part):
     """The moving average that is sampled and saved as the model."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # kept at each step
     warmup: bool = True  # min(decay, (1 + n) / (10 + n)) at the n-th step
 
 
-class MachineConfig(_Part):
+class MachineConfig(Part):
     """How a run is carried out; it changes no draw, and results by rounding only."""
 
     micro_batch: Positive | None = None  # images of a forward pass on each process; default: batch / processes
