@@ -36,6 +36,7 @@ from corruptkit_train.loop import (
     clip_gradient,
     crossed,
     explain_memory,
+    load_weights,
     make_optimiser,
     refuse_nan,
     resume,
@@ -202,7 +203,7 @@ def train_network(  # noqa: PLR0915 - one loop, read from top to bottom
     optimiser = make_optimiser(config.optimiser, network)
     average = Average(network, config.average.decay, warmup=config.average.warmup)
     order, sums = Order(config.seed, len(split.rows)), Sums()
-    seen = resume(out, network, optimiser, average)
+    seen = resume(load_weights(out, network), network, optimiser, average)
     trim_log(out / "log.jsonl", seen)
     bar = tqdm(total=images, initial=seen, unit="img", disable=None, smoothing=0.05)
     with catch_signals() as stopped, _explain_batch(batch), bar:
