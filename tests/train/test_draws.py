@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
-from corruptkit_train.draws import PURPOSES, draw_normal, draw_uniform, draw_words, mix_counter
+from corruptkit_train.draws import PURPOSES, draw_normal, draw_uniform, draw_words, mix_counter, mix_tensors
+
+Mix = Callable[[list[Tensor], tuple[int, int]], list[Tensor]]
 
 # The authors' known answers (Random123, kat_vectors, philox4x32 with 10 rounds): counter, key, result.
 KNOWN = [
@@ -21,10 +25,18 @@ KNOWN = [
 ]
 
 
+@pytest.mark.parametrize("mix", [mix_counter, mix_tensors])
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_the_authors_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
-    words = mix_counter([torch.tensor([word]) for word in counter], key)
+def test_the_authors_known_answers(mix: Mix, counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
+    words = mix([torch.tensor([word]) for word in counter], key)
     assert tuple(int(word) for word in words) == expected
+
+
+def test_a_cpu_and_any_other_device_mix_alike() -> None:
+    words = draw_words(3, "labels", torch.arange(500), 4)
+    counter = [part.contiguous() for part in words.unbind(1)]
+    expected = mix_tensors([part.clone() for part in counter], (0x80000001, 0xFFFFFFFE))
+    assert torch.equal(torch.stack(mix_counter(counter, (0x80000001, 0xFFFFFFFE))), torch.stack(expected))
 
 
 def test_a_word_is_that_of_its_counter() -> None:
