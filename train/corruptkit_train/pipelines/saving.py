@@ -49,7 +49,7 @@ def make_pipeline(
         unet=denoiser.unet if isinstance(denoiser, UNet) else None,
         class_embedder=denoiser.class_embedder if isinstance(denoiser, UNet) else None,
         tokenizer=None if text is None else text.tokenizer,
-        text_encoder=None if text is None else text.model,
+        text_encoder=None if text is None else _text_network(text, denoiser),
         vae=autoencoder,
         objective=settings.objective,
         id2label=None if condition is None or isinstance(condition, Encoder) else dict(enumerate(condition)),
@@ -116,7 +116,20 @@ def publish_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
 def _describe_text(encoder: Encoder, denoiser: DiT | UNet) -> dict[str, Any]:
     """How the pipeline makes of a prompt what the encoder made of a caption."""
     masked = isinstance(denoiser, UNet) and denoiser.mask_padding
-    return {"output": encoder.config.output, "max_tokens": encoder.config.max_tokens, "masked": masked, "digest": encoder.digest}
+    how = encoder.config
+    return {
+        "output": how.output,
+        "max_tokens": how.max_tokens,
+        "encoder_masked": how.mask_padding,  # whether the encoder's attention leaves out padding
+        "masked": masked,  # whether the network's does
+        "digest": encoder.digest,  # of the encoder as training began, if it was trained
+    }
+
+
+def _text_network(encoder: Encoder, denoiser: DiT | UNet) -> Any:
+    """The text encoder that the network was trained with, or the one that was there before."""
+    trained = denoiser.text_encoder if isinstance(denoiser, UNet) else None
+    return encoder.model if trained is None else trained
 
 
 def _check_parts(denoiser: DiT | UNet, condition: Sequence[str] | Encoder | None) -> None:
