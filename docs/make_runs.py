@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from corruptkit_train.autoencoder_training import AutoencoderRun
-from corruptkit_train.config import RunConfig, presets
+from corruptkit_train.config import ExpectedConfig, RunConfig, presets
 from corruptkit_train.latents import LatentConfig
 from corruptkit_train.models import Model
 from corruptkit_train.objectives import Objective, Schedule
@@ -30,7 +30,7 @@ Made from the code by `python docs/make_runs.py`; do not edit. A run is a TOML f
 
 `--set a.b=value` changes a field of the file (the value is TOML, or text without quotes), and can be given often:
 `--set optimiser.rate=3e-4 --set 'perturbation=[{{kind="cep"}}]' --set perturbation.0.gamma=0.5`. What was resolved stands in the run's
-`run.json`, which may be named in place of a TOML file. Everything but `images` and `[machine]` is the run's identity, whose
+`run.json`, which may be named in place of a TOML file. Everything but `images`, `[machine]` and `[[expected]]` is the run's identity, whose
 SHA-256 stands in every checkpoint: under another identity, a folder's run is not resumed.
 """
 # What the comment beside a field leaves to its name.
@@ -54,6 +54,7 @@ def write_page() -> str:
         sections += [(f'{title} kind = "{model.model_fields["kind"].default}"', model) for model in models]
     sections.append(("[objective.schedule]", Schedule))
     sections += [(f"[{name}]", parts[name]) for name in ("optimiser", "average", "sampler", "machine")]
+    sections.append(("[[expected]]", ExpectedConfig))
     sections.append(("Files of `corruptkit-train autoencoder`", AutoencoderRun))
     own = {name: field.annotation for name, field in AutoencoderRun.model_fields.items()}
     sections += [(f"[{name}] of an autoencoder", own[name]) for name in ("network", "loss", "machine")]

@@ -17,7 +17,7 @@ RULES = Rules(
     layers=(
         {"__main__", "cli", "commands"},
         {"autoencoder_training", "latent_cache", "run", "samples"},
-        {"grids", "loop", "step"},
+        {"cost", "grids", "loop", "step"},
         {"config", "meter"},
         {"sampling"},
         {"pipelines"},

@@ -44,7 +44,7 @@ def test_the_log_says_how_large_embeddings_and_noise_are(tmp_path: Path) -> None
     assert line["delta_norm"] > 0
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("paper-")])  # large images, many steps
 def test_runs_that_ship_avoid_what_fails_on_small_images(name: str) -> None:
     """No noise prediction where there is almost nothing but noise, and no average that is half of the first weights."""
     config = load_config(name)

@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     parser, commands = start_parser("corruptkit-train", "Train, sample and measure diffusion models on corrupted variants.", _EXAMPLES)
     _add_cache(commands)
+    _add_estimate(commands)
     _add_run(commands)
     _add_sample(commands)
     _add_autoencoder(commands)
@@ -55,6 +56,12 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("--latents", metavar="CACHE", help="the cache of the images' latents, for a run with a table [latents]")
     parser.add_argument("--out", metavar="DIR", required=True, help="the run's folder; one that holds this run is resumed")
     parser.add_argument("--images", type=whole_number, metavar="N", help="images to have trained on in all (default: the run's)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the run; can be given often")
+
+
+def _add_estimate(commands: Any) -> None:
+    parser = add_command(commands, "estimate", "say what a run would cost, in hours of a GPU, without starting it")
+    parser.add_argument("config", metavar="RUN.toml", help="a run in TOML, the config of an earlier run (its run.json), or a preset")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field of the run; can be given often")
 
 

@@ -19,6 +19,7 @@ from corruptkit_train.autoencoder_training import load_autoencoder_run, train_au
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
 from corruptkit_train.conditions import open_words
 from corruptkit_train.config import RunConfig, change_sampler, digest_table, load_config, parse_config, parse_stated, read_record
+from corruptkit_train.cost import estimate_alone
 from corruptkit_train.latent_cache import make_cache, verify_cache
 from corruptkit_train.latent_shards import CacheManifest
 from corruptkit_train.run import limit_threads, open_model, refuse_nesting, train_run, watch_rows
@@ -92,6 +93,12 @@ def _describe_cache(out: Path, manifest: CacheManifest) -> list[str]:
     lines.append(f"size      {held / 1e6:,.1f} MB, {held / max(1, manifest.rows) / 1e3:,.1f} GB for each million images")
     lines += [f"excluded  {manifest.excluded:,} images that could not be decoded"] if manifest.excluded else []
     return [*lines, f"use it    corruptkit-train run RUN.toml --data VARIANT --latents {out} --out DIR"]
+
+
+def estimate_run(args: Namespace) -> Outcome:
+    config = load_config(args.config, args.set)
+    found = estimate_alone(config)
+    return Outcome(found.lines(), {"estimate": found.record()})
 
 
 def sample_model(args: Namespace) -> Outcome:
@@ -196,4 +203,4 @@ def train_latents(args: Namespace) -> Outcome:
     return Outcome(lines, {"run": record})
 
 
-COMMANDS = {"autoencoder": train_latents, "cache": cache_latents, "run": run_training, "sample": sample_model}
+COMMANDS = {"autoencoder": train_latents, "cache": cache_latents, "estimate": estimate_run, "run": run_training, "sample": sample_model}

@@ -30,6 +30,7 @@ from corruptkit_train.sampling import SAMPLERS, SamplerConfig
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AnyStated = TypeVar("AnyStated", bound="Stated")
+APART = ("machine", "images", "expected")  # of a run's identity
 _FAMILIES = ("autoencoder",)  # of presets that are not of `corruptkit-train run`
 
 
@@ -44,7 +45,7 @@ class Stated(Part):
 
     def identity(self) -> dict[str, Any]:
         """What a run is, apart from how far it goes and how it is carried out."""
-        return self.model_dump(mode="json", exclude={"machine", "images"})
+        return self.model_dump(mode="json", exclude=set(APART))
 
     def digest(self) -> str:
         """SHA-256 of the identity as canonical JSON."""
@@ -97,6 +98,19 @@ class MachineConfig(Part):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # what draws the log's curves besides
 
 
+class ExpectedConfig(Part):
+    """What a paper reports of a run, to hold one's own numbers beside; it is compared with nothing."""
+
+    source: Annotated[str, Field(min_length=1)]  # where the numbers stand
+    method: str = "clean"  # what was done to the conditions: clean, or a perturbation as [[perturbation]] has it
+    scale: Annotated[float, Field(ge=0)]  # of guidance
+    samples: Positive = 50_000  # that were measured
+    fid: Annotated[float, Field(ge=0)] | None = None  # Fréchet distance of Inception features
+    inception: Annotated[float, Field(ge=0)] | None = None  # Inception score
+    precision: Share | None = None  # by nearest neighbours
+    recall: Share | None = None  # by nearest neighbours
+
+
 class RunConfig(Stated):
     """A run: everything but the data, which `--data` names."""
 
@@ -113,6 +127,7 @@ class RunConfig(Stated):
     average: AverageConfig = AverageConfig()
     sampler: SamplerConfig = SamplerConfig()
     machine: MachineConfig = MachineConfig()
+    expected: tuple[ExpectedConfig, ...] = ()  # what a paper reports; no part of the identity
 
     @model_validator(mode="after")
     def _agree(self) -> RunConfig:
@@ -151,8 +166,8 @@ class RunConfig(Stated):
 
 
 def digest_table(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a run as it is stored, whatever version wrote it: of all but `machine` and `images`, as canonical JSON."""
-    identity = {name: value for name, value in config.items() if name not in ("machine", "images")}
+    """SHA-256 of a run as it is stored, whatever version wrote it: of all but what is apart from its identity, as canonical JSON."""
+    identity = {name: value for name, value in config.items() if name not in APART}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -61,13 +61,21 @@ def find_peak(device: torch.device, precision: str) -> tuple[float, str]:
     """The peak FLOP/s of a device and where that is from: the vendor's table, or a product of matrices timed here."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        # A part of a card, and a card held down to a laptop's power, have less than what is stated.
-        part_of_one = "MIG" in name or "Laptop" in name
-        for part, (half, full) in _PEAKS.items():
-            if re.search(rf"\b{part}\b", name) and not part_of_one:
-                return {"bf16": half, "tf32": half / 2, "fp32": full}[precision], f"{name}, stated"
+        peak = stated_peak(name, precision)
+        if peak:
+            return peak, f"{name}, stated"
     kind, size = torch.bfloat16 if precision == "bf16" else torch.float32, 8192 if device.type == "cuda" else 1024
     return _time_product(device, kind, size), "a product of matrices, measured"
+
+
+def stated_peak(name: str, precision: str) -> float | None:
+    """The peak FLOP/s of a device by its name, as the vendor states it."""
+    # A part of a card, and a card held down to a laptop's power, have less than what is stated.
+    part_of_one = "MIG" in name or "Laptop" in name
+    for part, (half, full) in _PEAKS.items():
+        if re.search(rf"\b{part}\b", name) and not part_of_one:
+            return {"bf16": half, "tf32": half / 2, "fp32": full}[precision]
+    return None
 
 
 def _time_product(device: torch.device, kind: torch.dtype, size: int, rounds: int = 5) -> float:

@@ -26,7 +26,8 @@ from corruptkit_train.autoencoders import Autoencoder, load_autoencoder
 from corruptkit_train.averages import copy_weights
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
 from corruptkit_train.conditions import Conditions, Tell, null_conditions, open_conditions, read_recipe
-from corruptkit_train.config import RunConfig, Stated, read_record
+from corruptkit_train.config import APART, RunConfig, Stated, read_record
+from corruptkit_train.cost import estimate_cost
 from corruptkit_train.encoders import load_encoder
 from corruptkit_train.grids import draw_grid
 from corruptkit_train.images import Feed, Pictures
@@ -39,6 +40,7 @@ from corruptkit_train.models.unet import TrainedText, UNet
 from corruptkit_train.pipelines.saving import Settings, save_pipeline
 from corruptkit_train.sampling import Trained, make_scheduler, place_model
 
+_CHEAP = 0.1  # hours
 _PACKAGES = ("corruptkit", "corruptkit-train", "torch", "diffusers", "accelerate", "transformers", "numpy")
 
 
@@ -75,6 +77,8 @@ def train_run(
         record = compare_folder(config, opened.record, out, images or config.images)
         conditions = open_conditions(config.condition, opened.dataset, out / "captions", file=str(data))
         denoiser = make_denoiser(config, conditions, opened.record["shape"])
+        if accelerator.is_main_process:
+            tell_cost(config, conditions, opened.record["shape"], images or config.images)
         pictures = open_feed(config, opened, cache)
         if accelerator.is_main_process:
             write_record(config, record, out)
@@ -109,6 +113,14 @@ def hold_folder(out: Path, *, first: bool) -> Iterator[None]:
         if first and made:
             with suppress(OSError):
                 out.rmdir()
+
+
+def tell_cost(config: RunConfig, conditions: Conditions, shape: Sequence[int], images: int) -> None:
+    """On standard error, what training will cost; a run of minutes needs no plan."""
+    some, text = config.model_copy(update={"images": images}), getattr(conditions, "trained", None)
+    found = estimate_cost(some, conditions.null, shape=shape, classes=conditions.classes, text=text)
+    if max(found.hours.values()) > _CHEAP:
+        tqdm.write("\n".join(found.lines()), file=sys.stderr)
 
 
 def refuse_nesting(data: Path, out: Path) -> None:
@@ -238,7 +250,7 @@ def refuse_other(before: dict[str, Any], now: dict[str, Any], file: str) -> None
     for part, name in (("data", "the data's"), ("config", "the run's")):
         old, new = flatten_fields(before.get(part) or {}), flatten_fields(now[part])
         for field in sorted(old.keys() | new.keys()):
-            if part == "config" and (field == "images" or field.startswith("machine.")):
+            if part == "config" and field.partition(".")[0] in APART:
                 continue
             if field not in old or field not in new or old[field] != new[field]:
                 # A field that only one of them has: another version of this program wrote the file.

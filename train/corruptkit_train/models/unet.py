@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
@@ -69,8 +68,8 @@ class UNet(nn.Module):
         """(B, 1, d) tokens or (B, d) vectors of classes; (B, T, d) states of token ids; the states of a text as they are."""
         if self.text_encoder is not None:
             assert condition.words is not None
-            seen = condition.mask if self.text_masks and condition.mask is not None else torch.ones_like(condition.words)
-            hidden: Tensor = self.text_encoder(input_ids=condition.words, attention_mask=seen.long()).last_hidden_state
+            seen = condition.mask.long() if self.text_masks and condition.mask is not None else None
+            hidden: Tensor = self.text_encoder(input_ids=condition.words, attention_mask=seen).last_hidden_state
             return hidden
         if self.class_embedder is not None:
             rows: Tensor = self.class_embedder(condition.ids)
