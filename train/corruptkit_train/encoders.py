@@ -138,10 +138,13 @@ class Encoder:
         return hidden[: len(tokens)], mask[: len(tokens)]
 
 
-def load_encoder(config: TextEncoder) -> Encoder:
-    """The encoder with its weights in float32, from safetensors alone; raises DatasetError where it is not there."""
+def load_encoder(config: TextEncoder, tokens_from: str | Path | None = None) -> Encoder:
+    """The encoder with its weights in float32, from safetensors alone; raises DatasetError where it is not there.
+
+    `tokens_from` is a folder of its tokenizer, if that lies apart from it.
+    """
     place = _find_minilm() if config.name == "minilm" else _find_place(config.name)
-    model, tokenizer, unset = _load_parts(place)
+    model, tokenizer, unset = _load_parts(place, place if tokens_from is None else str(tokens_from))
     _check_words(place, model, tokenizer)
     _check_length(config, model, tokenizer)
     tokens = _tokenizer_sha256(tokenizer)
@@ -191,7 +194,7 @@ def _find_place(name: str) -> str:
     return name
 
 
-def _load_parts(place: str) -> tuple[Any, Any, frozenset[str]]:
+def _load_parts(place: str, tokens_from: str) -> tuple[Any, Any, frozenset[str]]:
     """Model and tokenizer of a folder or repository, and weights that it lacks; no code of theirs is run, no pickle read."""
     import transformers
 
@@ -201,7 +204,7 @@ def _load_parts(place: str) -> tuple[Any, Any, frozenset[str]]:
             network = transformers.AutoConfig.from_pretrained(place, **how)
             kind = getattr(transformers, _TEXT_CLASSES.get(network.model_type, "AutoModel"))
             model, report = kind.from_pretrained(place, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **how)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place, **how)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(tokens_from, **how)
     except Exception as error:  # noqa: BLE001 - a hub that cannot be reached, a folder without weights, a bad file: each has its own
         words = " ".join(str(error).split())
         raise ck.DatasetError(_no_encoder(place, words if len(words) <= 160 else f"{words[:160]}...")) from None
@@ -211,7 +214,7 @@ def _load_parts(place: str) -> tuple[Any, Any, frozenset[str]]:
         words = f"{len(vital)} weights are not in its files, such as {vital[0]}" if vital else f"a '{network.model_type}' is none"
         raise ck.DatasetError(_no_encoder(place, words))
     for name in lacking:
-        model.get_parameter(name).detach().zero_()  # by chance otherwise, and a checkpoint of a trained encoder holds all of it
+        model.state_dict()[name].zero_()  # by chance otherwise, and a checkpoint of a trained encoder holds all of it
     return model.eval().requires_grad_(requires_grad=False), tokenizer, lacking
 
 
