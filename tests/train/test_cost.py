@@ -110,6 +110,6 @@ def test_a_run_tells_its_cost_before_it_starts(tmp_path: Path, capsys: pytest.Ca
     source = write_pictures(tmp_path / "src")
     train_run(small_run(images=16), source, tmp_path / "small")
     assert "estimate" not in capsys.readouterr().err  # seconds
-    monkeypatch.setattr("corruptkit_train.run._CHEAP", 0.0)
+    monkeypatch.setattr("corruptkit_train.cost._CHEAP", 0.0)
     train_run(small_run(images=16), source, tmp_path / "told")
     assert "estimate  16 images x " in capsys.readouterr().err

@@ -56,5 +56,5 @@ def test_installed_runs_are_presets(wheel: Path, tmp_path: Path) -> None:
         "print(*(load_config(name).condition.kind for name in sorted(presets())))"
     )
     runs = [path.stem for path in sorted((TRAIN / "runs").iterdir()) if not path.stem.startswith("autoencoder-")]
-    expected = " ".join("text" if name.endswith("-text") else "class" for name in runs)
+    expected = " ".join("text" if name.endswith(("-text", "-cc3m")) else "class" for name in runs)
     assert run_command(sys.executable, "-c", script, cwd=tmp_path) == f"{expected}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from corruptkit_train.autoencoders import load_autoencoder
-from corruptkit_train.conditions import Condition, Teller
+from corruptkit_train.conditions import Condition, Conditions, Teller
 from corruptkit_train.config import RunConfig
 from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 from corruptkit_train.meter import count_flops, stated_peak
@@ -20,6 +22,7 @@ from corruptkit_train.models.unet import TrainedText
 
 # Assumed of a device: the share of its peak that a run reaches. Public trainers of such networks reach 12 to 25 %.
 MFU = 0.35
+_CHEAP = 0.1  # hours
 _DEVICES = ("H100", "A100")  # where none is at hand
 _META = torch.device("meta")  # tensors with a shape and no numbers
 _BERT_WIDTH = 768
@@ -80,6 +83,14 @@ def estimate_cost(
     weights = sum(weight.numel() for weight in denoiser.parameters())
     flops = count_flops(denoiser, replace(null, mask=None).to(_META), _META)  # a mask saves no product
     return Estimate(config.images, flops, weights, config.precision, _find_peaks(config), tuple(assumed))
+
+
+def tell_cost(config: RunConfig, conditions: Conditions, shape: Sequence[int], images: int) -> None:
+    """On standard error, what training will cost; a run of minutes needs no plan."""
+    some, text = config.model_copy(update={"images": images}), getattr(conditions, "trained", None)
+    found = estimate_cost(some, conditions.null, shape=shape, classes=conditions.classes, text=text)
+    if max(found.hours.values()) > _CHEAP:
+        tqdm.write("\n".join(found.lines()), file=sys.stderr)
 
 
 def estimate_alone(config: RunConfig) -> Estimate:

@@ -27,7 +27,7 @@ from corruptkit_train.averages import copy_weights
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
 from corruptkit_train.conditions import Conditions, Tell, null_conditions, open_conditions, read_recipe
 from corruptkit_train.config import APART, RunConfig, Stated, read_record
-from corruptkit_train.cost import estimate_cost
+from corruptkit_train.cost import tell_cost
 from corruptkit_train.encoders import load_encoder
 from corruptkit_train.grids import draw_grid
 from corruptkit_train.images import Feed, Pictures
@@ -40,7 +40,6 @@ from corruptkit_train.models.unet import TrainedText, UNet
 from corruptkit_train.pipelines.saving import Settings, save_pipeline
 from corruptkit_train.sampling import Trained, make_scheduler, place_model
 
-_CHEAP = 0.1  # hours
 _PACKAGES = ("corruptkit", "corruptkit-train", "torch", "diffusers", "accelerate", "transformers", "numpy")
 
 
@@ -113,14 +112,6 @@ def hold_folder(out: Path, *, first: bool) -> Iterator[None]:
         if first and made:
             with suppress(OSError):
                 out.rmdir()
-
-
-def tell_cost(config: RunConfig, conditions: Conditions, shape: Sequence[int], images: int) -> None:
-    """On standard error, what training will cost; a run of minutes needs no plan."""
-    some, text = config.model_copy(update={"images": images}), getattr(conditions, "trained", None)
-    found = estimate_cost(some, conditions.null, shape=shape, classes=conditions.classes, text=text)
-    if max(found.hours.values()) > _CHEAP:
-        tqdm.write("\n".join(found.lines()), file=sys.stderr)
 
 
 def refuse_nesting(data: Path, out: Path) -> None:
