@@ -496,7 +496,7 @@ def test_samples_by_another_decoder_are_refused(trained: Path, tmp_path: Path) -
         shutil.rmtree(place)
         shutil.copytree(kept, place)
     assert said.status == 2
-    assert "whose latents the run learned; put back the weights of training" in said.problems[0]
+    assert "with which the run was trained; put back the files of training" in said.problems[0]
     assert not (tmp_path / "samples").exists()
 
 

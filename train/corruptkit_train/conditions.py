@@ -152,10 +152,17 @@ class ConditionChoice(Protocol):
 
 
 def open_conditions(
-    config: ConditionChoice, dataset: ck.Dataset, folder: Path, *, file: str = "", watch: Watch | None = None
+    config: ConditionChoice,
+    dataset: ck.Dataset,
+    folder: Path,
+    *,
+    file: str = "",
+    encoder: Encoder | None = None,
+    watch: Watch | None = None,
 ) -> ClassConditions | TextConditions:
     """The conditions of a data set; `folder` keeps the states of captions, `file` is what messages call the data set.
 
+    `encoder` is the one of `config`, where it is loaded already.
     With `each_epoch`, a recipe's path, they are corrupted anew for every epoch.
     """
     recipe = read_recipe(config)
@@ -164,7 +171,7 @@ def open_conditions(
         redraw = lambda epoch: dataset.with_recipe(recipe, epoch=epoch)  # noqa: E731 - closes over the recipe
     if config.kind == "class":
         return open_classes(dataset, file=file, redraw=redraw)
-    return open_texts(dataset, load_encoder(config.encoder), folder, redraw=redraw, watch=watch)
+    return open_texts(dataset, encoder or load_encoder(config.encoder), folder, redraw=redraw, watch=watch)
 
 
 def read_recipe(config: ConditionChoice) -> ck.Recipe | None:

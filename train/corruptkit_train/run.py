@@ -25,10 +25,10 @@ from corruptkit.files import explain_disk, lock_folder, write_atomic
 from corruptkit_train.autoencoders import Autoencoder, load_autoencoder
 from corruptkit_train.averages import copy_weights
 from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
-from corruptkit_train.conditions import Conditions, Tell, null_conditions, open_conditions, read_recipe
+from corruptkit_train.conditions import Conditions, Tell, Teller, null_conditions, open_conditions, open_words, read_recipe
 from corruptkit_train.config import APART, RunConfig, Stated, read_record
 from corruptkit_train.cost import tell_cost
-from corruptkit_train.encoders import load_encoder
+from corruptkit_train.encoders import Encoder, load_encoder
 from corruptkit_train.grids import draw_grid
 from corruptkit_train.images import Feed, Pictures
 from corruptkit_train.latent_shards import read_manifest
@@ -45,10 +45,11 @@ _PACKAGES = ("corruptkit", "corruptkit-train", "torch", "diffusers", "accelerate
 
 @dataclass(frozen=True)
 class Opened:
-    """A data set that may be trained on, the autoencoder of its latents if they are learned, and what is recorded of both."""
+    """A data set that may be trained on, the networks between it and what is learned, as far as there are any, and what is recorded."""
 
     dataset: ck.Dataset
     autoencoder: Autoencoder | None
+    encoder: Encoder | None
     record: dict[str, Any]
 
 
@@ -74,7 +75,7 @@ def train_run(
     opened = open_data(config, data, source)
     with hold_folder(out, first=accelerator.is_main_process):
         record = compare_folder(config, opened.record, out, images or config.images)
-        conditions = open_conditions(config.condition, opened.dataset, out / "captions", file=str(data))
+        conditions = open_conditions(config.condition, opened.dataset, out / "captions", file=str(data), encoder=opened.encoder)
         denoiser = make_denoiser(config, conditions, opened.record["shape"])
         if accelerator.is_main_process:
             tell_cost(config, conditions, opened.record["shape"], images or config.images)
@@ -162,9 +163,11 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
     if known is not None:
         refuse_unseen(Path(data), field)
     autoencoder = None if config.latents is None else load_autoencoder(config.latents)
+    encoder = None if config.condition.kind == "class" else load_encoder(config.condition.encoder)
     return Opened(
         dataset,
         autoencoder,
+        encoder,
         {
             "variant_id": known.variant_id if known else "",
             "recipe": known.identity["recipe"] if known else None,
@@ -174,6 +177,7 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
             "rows": len(dataset),
             "split": dataset.split,
             "classes": dataset.index().meta.classes if config.condition.kind == "class" else None,
+            "encoder": encoder.digest if encoder else None,  # as it is loaded, were it trained along
             "shape": list(autoencoder.latent_shape(config.data.size) if autoencoder else pixel_shape(config)),
             "latents": {"autoencoder": autoencoder.digest, "scale": autoencoder.scale, "shift": autoencoder.shift} if autoencoder else None,
         },
@@ -294,7 +298,10 @@ def open_model(
     config: RunConfig, checkpoint: Checkpoint, weights: Literal["average", "raw"] = "average", tell: Tell | None = None
 ) -> Trained:
     """The network of a run's checkpoint; its data need not be there. `tell` saves loading its text encoder again."""
-    conditions = null_conditions(config.condition, checkpoint.state["data"]["classes"], tell)
+    told = tell or open_words(config.condition)
+    if isinstance(told, Teller):
+        refuse_other_network(config.condition.encoder.name, "the text encoder", told.encoder.digest, checkpoint.state["data"]["encoder"])
+    conditions = null_conditions(config.condition, checkpoint.state["data"]["classes"], told)
     part = {"average": "average", "raw": "weights"}[weights]
     tensors = checkpoint.tensors(part)
     try:
@@ -308,11 +315,17 @@ def open_decoder(config: RunConfig, checkpoint: Checkpoint) -> Autoencoder | Non
     """The autoencoder of a run's latents, if it learned any. Raises IntegrityError where it is another one by now."""
     if config.latents is None:
         return None
-    found, stated = load_autoencoder(config.latents), checkpoint.state["data"]["latents"]["autoencoder"]
-    if found.digest != stated:
-        words = f"the autoencoder {found.digest[:16]}", f"{stated[:16]}, whose latents the run learned"
-        raise ck.IntegrityError(ck.Problem(config.latents.autoencoder, *words, "put back the weights of training"))
+    found = load_autoencoder(config.latents)
+    stated = checkpoint.state["data"]["latents"]["autoencoder"]
+    refuse_other_network(config.latents.autoencoder, "the autoencoder", found.digest, stated)
     return found
+
+
+def refuse_other_network(place: str, word: str, found: str, stated: str) -> None:
+    """What a run learned from is loaded from where it was; by now it may be another. Raises IntegrityError."""
+    if found != stated:
+        do = "put back the files of training"
+        raise ck.IntegrityError(ck.Problem(place, f"{word} {found[:16]}", f"{stated[:16]}, with which the run was trained", do))
 
 
 def watch_rows(word: str) -> Callable[[Iterator[Any], int], Iterator[Any]]:
@@ -333,7 +346,7 @@ def save_run(config: RunConfig, trained: Trained, opened: Opened, folder: Path) 
     latent = {} if vae is None else {"latent_scale": vae.scale, "latent_shift": vae.shift}
     settings = Settings(config.objective.kind, guidance_scale=config.sampler.scale, steps=config.sampler.steps, info=info, **latent)
     names = opened.dataset.layout.class_names or None
-    condition = names if config.condition.kind == "class" else load_encoder(config.condition.encoder)
+    condition = opened.encoder or names
     scheduler = make_scheduler(config.objective, config.sampler)
     parts: dict[str, Any] = {"scheduler": scheduler, "condition": condition, "autoencoder": None if vae is None else vae.model}
     save_pipeline(denoiser, folder, settings=settings, replace=True, **parts)
