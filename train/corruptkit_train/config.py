@@ -160,8 +160,8 @@ class RunConfig(Stated):
             raise ValueError("found smoothing of captions, expected classes, whose table has a mean; leave it out or train on labels")
         if self.model.kind == "pixel-unet":
             raise ValueError("found a pixel-unet with captions, expected classes; choose model.kind unet or dit")
-        if self.model.kind == "dit" and self.condition.encoder.output == "tokens":
-            raise ValueError("found a dit with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
+        if self.model.kind in ("dit", "mlp") and self.condition.encoder.output == "tokens":
+            raise ValueError(f"found a {self.model.kind} with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
         return self
 
 

@@ -36,6 +36,7 @@ from corruptkit_train.latents import Latents
 from corruptkit_train.loop import Home, Material, explain_memory, train_model
 from corruptkit_train.models import build_model
 from corruptkit_train.models.dit import DiT
+from corruptkit_train.models.mlp import MLP
 from corruptkit_train.models.unet import TrainedText, UNet
 from corruptkit_train.pipelines.saving import Settings, save_pipeline
 from corruptkit_train.sampling import Trained, make_scheduler, place_model
@@ -266,7 +267,7 @@ def pixel_shape(config: RunConfig) -> tuple[int, int, int]:
     return config.data.channels, config.data.size, config.data.size
 
 
-def make_denoiser(config: RunConfig, conditions: Conditions, shape: Sequence[int] = ()) -> DiT | UNet:
+def make_denoiser(config: RunConfig, conditions: Conditions, shape: Sequence[int] = ()) -> DiT | UNet | MLP:
     """The network as its seed begins it, for samples of a shape (C, H, W): of pixels, unless told otherwise."""
     channels, height, width = shape or pixel_shape(config)
     states, trained = conditions.null.states, getattr(conditions, "trained", None)
@@ -340,7 +341,7 @@ def watch_rows(word: str) -> Callable[[Iterator[Any], int], Iterator[Any]]:
 def save_run(config: RunConfig, trained: Trained, opened: Opened, folder: Path) -> None:
     """The averaged network as a folder that DiffusionPipeline opens, with what it was trained on."""
     denoiser = trained.denoiser
-    assert isinstance(denoiser, DiT | UNet)
+    assert isinstance(denoiser, DiT | UNet | MLP)
     info = {"run": config.digest(), "variant_id": opened.record["variant_id"], "fingerprint": opened.record["fingerprint"]}
     vae = opened.autoencoder
     latent = {} if vae is None else {"latent_scale": vae.scale, "latent_shift": vae.shift}

@@ -118,4 +118,14 @@ class PixelUNetConfig(_UNetConfig):
         return self
 
 
-Model = Annotated[DiTConfig | UNetConfig | PixelUNetConfig, Field(discriminator="kind")]
+class MLPConfig(_Config):
+    """A residual MLP on flattened samples; many of them train at once. For few numbers a sample, such as latents; `v` is its objective."""
+
+    kind: Literal["mlp"] = "mlp"
+    depth: PositiveInt = 3  # blocks
+    width: PositiveInt = 192  # of a block
+    condition_width: PositiveInt = 64  # of the class table; text brings its own
+    table_std: float = Field(default=0.02, gt=0)  # of the class table at the start; a perturbation's strength is relative to it
+
+
+Model = Annotated[DiTConfig | UNetConfig | PixelUNetConfig | MLPConfig, Field(discriminator="kind")]

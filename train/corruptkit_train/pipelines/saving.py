@@ -16,6 +16,7 @@ import corruptkit as ck
 from corruptkit_train.encoders import Encoder
 from corruptkit_train.models.convert import to_stock
 from corruptkit_train.models.dit import DiT
+from corruptkit_train.models.mlp import MLP
 from corruptkit_train.models.unet import UNet
 from corruptkit_train.pipelines.pipeline import ConditionalPipeline
 
@@ -33,7 +34,7 @@ class Settings:
 
 
 def make_pipeline(
-    denoiser: DiT | UNet,
+    denoiser: DiT | UNet | MLP,
     *,
     scheduler: SchedulerMixin,
     settings: Settings,
@@ -45,7 +46,7 @@ def make_pipeline(
     text = condition if isinstance(condition, Encoder) else None
     pipeline = ConditionalPipeline(
         scheduler=scheduler,
-        transformer=denoiser if isinstance(denoiser, DiT) else None,
+        transformer=None if isinstance(denoiser, UNet) else denoiser,
         unet=denoiser.unet if isinstance(denoiser, UNet) else None,
         class_embedder=denoiser.class_embedder if isinstance(denoiser, UNet) else None,
         tokenizer=None if text is None else text.tokenizer,
@@ -68,7 +69,7 @@ def make_pipeline(
 
 
 def save_pipeline(
-    denoiser: DiT | UNet,
+    denoiser: DiT | UNet | MLP,
     folder: str | Path,
     *,
     scheduler: SchedulerMixin,
@@ -113,7 +114,7 @@ def publish_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _describe_text(encoder: Encoder, denoiser: DiT | UNet) -> dict[str, Any]:
+def _describe_text(encoder: Encoder, denoiser: DiT | UNet | MLP) -> dict[str, Any]:
     """How the pipeline makes of a prompt what the encoder made of a caption."""
     masked = isinstance(denoiser, UNet) and denoiser.mask_padding
     how = encoder.config
@@ -132,7 +133,7 @@ def _text_network(encoder: Encoder, denoiser: DiT | UNet) -> Any:
     return encoder.model if trained is None else trained
 
 
-def _check_parts(denoiser: DiT | UNet, condition: Sequence[str] | Encoder | None) -> None:
+def _check_parts(denoiser: DiT | UNet | MLP, condition: Sequence[str] | Encoder | None) -> None:
     """Refuse names for a model of text, an encoder for a model of classes, and either of another size."""
     classes, width = denoiser.classes, denoiser.width
     if isinstance(condition, Encoder):
