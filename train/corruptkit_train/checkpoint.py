@@ -87,9 +87,10 @@ def find_checkpoints(out: Path) -> list[Checkpoint]:
     return found
 
 
-def drop_checkpoints(out: Path, keep: int, keep_every: int) -> None:
-    """Remove all but the newest `keep` and those at multiples of `keep_every` images."""
-    for checkpoint in find_checkpoints(out)[:-keep]:
+def drop_checkpoints(out: Path, keep: int, keep_every: int, *, upto: int | None = None) -> None:
+    """Remove all but the newest `keep` and those at multiples of `keep_every` images; what lies beyond `upto` images is not looked at."""
+    found = [checkpoint for checkpoint in find_checkpoints(out) if upto is None or checkpoint.images <= upto]
+    for checkpoint in found[:-keep]:
         if not keep_every or checkpoint.images % keep_every:
             _discard(checkpoint.path)
 

@@ -153,9 +153,13 @@ def make_optimiser(how: OptimiserConfig, denoiser: nn.Module) -> torch.optim.Ada
 
 def set_rate(optimiser: torch.optim.Optimizer, how: OptimiserConfig, seen: int) -> None:
     """The learning rate of the step that begins after `seen` images: it grows linearly over `warmup` images, then stays."""
-    part = min(1.0, (seen + how.batch) / how.warmup) if how.warmup else 1.0
     for group in optimiser.param_groups:
-        group["lr"] = how.rate * part
+        group["lr"] = how.rate * rate_part(how, seen)
+
+
+def rate_part(how: OptimiserConfig, seen: int) -> float:
+    """What part of its rate the step that begins after `seen` images has."""
+    return min(1.0, (seen + how.batch) / how.warmup) if how.warmup else 1.0
 
 
 def clip_gradient(denoiser: nn.Module, clip: float) -> Tensor:
