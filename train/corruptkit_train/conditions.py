@@ -14,7 +14,7 @@ from torch import Tensor, where
 import corruptkit as ck
 from corruptkit_train.caption_cache import CaptionTable, Encodes, Watch, embed_captions
 from corruptkit_train.columns import column_of_captions, read_labels
-from corruptkit_train.draws import draw_uniform
+from corruptkit_train.draws import Seed, draw_uniform
 from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 from corruptkit_train.perturbation import Perturbation, perturb
 from corruptkit_train.words import WordTable, split_captions
@@ -283,7 +283,7 @@ def conditions_of(conditions: Conditions, rows: Tensor, epochs: Tensor) -> Condi
     return Condition(*joined).take(order)
 
 
-def drop_conditions(condition: Condition, null: Condition, images: Tensor, rate: float, seed: int) -> tuple[Condition, Tensor]:
+def drop_conditions(condition: Condition, null: Condition, images: Tensor, rate: float | Tensor, seed: Seed) -> tuple[Condition, Tensor]:
     """The condition with `null` where an image's one draw is below the rate, and the (B,) bool mask of those rows."""
     # A draw lies in [0, 1): none is below a rate of 0, all are below 1.
     mask = draw_uniform(seed, "dropout", images) < rate

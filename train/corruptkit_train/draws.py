@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,25 +40,29 @@ _ROUNDS = 10
 _CHUNK = 1 << 15  # counters at a time on a CPU: eight arrays of them stay in the second-level cache
 
 
-def draw_words(seed: int, purpose: str, images: Tensor, count: int) -> Tensor:
+Seed = int | Tensor  # one for all images, or (B,) int64: one for each
+
+
+def draw_words(seed: Seed, purpose: str, images: Tensor, count: int) -> Tensor:
     """(B, count) int64 in [0, 2^32) for (B,) int64 image numbers: the first words of all blocks, then the second words, and so on."""
     blocks = -(-count // 4)
     words = torch.empty(len(images), 4, blocks, dtype=torch.int64, device=images.device)
     for rows in _chunk_rows(len(images), blocks, images.device):
         number = images[rows].unsqueeze(1).expand(-1, blocks)
         block = torch.arange(blocks, device=images.device).expand(len(number), -1)
-        for place, mixed in enumerate(_mix_words(block, number, PURPOSES[purpose], seed)):
+        own = seed[rows].unsqueeze(1) if isinstance(seed, Tensor) else seed
+        for place, mixed in enumerate(_mix_words(block, number, PURPOSES[purpose], own)):
             words[rows, place] = mixed
     return words.flatten(1)[:, :count]
 
 
-def draw_uniform(seed: int, purpose: str, images: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+def draw_uniform(seed: Seed, purpose: str, images: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
     """(B, *shape) float32 in [0, 1): 24 bits of a word each."""
     words = draw_words(seed, purpose, images, math.prod(shape))
     return ((words >> 8).to(torch.float32) * 2.0**-24).view(len(images), *shape)
 
 
-def draw_normal(seed: int, purpose: str, images: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+def draw_normal(seed: Seed, purpose: str, images: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
     """(B, *shape) float32, standard normal (Box and Muller, 1958: two words a pair, so at most 6.8 in size)."""
     count = math.prod(shape)
     half = -(-count // 4) * 2
@@ -73,15 +78,14 @@ def _chunk_rows(rows: int, blocks: int, device: torch.device) -> Iterator[slice]
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-def _mix_words(block: Tensor, number: Tensor, purpose: int, seed: int) -> list[Tensor]:
+def _mix_words(block: Tensor, number: Tensor, purpose: int, seed: Seed) -> list[Tensor]:
     """Philox4x32-10 of the counter (block, low and high word of the image number, purpose) under the key `seed`."""
-    seed &= 0xFFFFFFFFFFFFFFFF
     counter = [block & _MASK, number & _MASK, (number >> 32) & _MASK, torch.full_like(block, purpose)]
     mix = mix_counter if block.device.type == "cpu" else mix_tensors
-    return mix([part.contiguous() for part in counter], (seed & _MASK, seed >> 32))
+    return mix([part.contiguous() for part in counter], (seed & _MASK, (seed >> 32) & _MASK))
 
 
-def mix_counter(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+def mix_counter(counter: list[Tensor], key: tuple[Seed, Seed]) -> list[Tensor]:
     """Ten rounds of Philox4x32, in place, over int64 tensors of a CPU that hold 32-bit words.
 
     NumPy, whose calls cost a third of torch's, and whose unsigned shifts leave no sign to be masked away.
@@ -90,7 +94,7 @@ def mix_counter(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
     low, high = np.empty_like(first), np.empty_like(first)
     multipliers, mask, shift = [np.uint64(factor) for factor in _MULTIPLIERS], np.uint64(_MASK), np.uint64(32)
     for turn in range(_ROUNDS):
-        keys = [np.uint64((part + turn * weyl) & _MASK) for part, weyl in zip(key, _WEYL, strict=True)]
+        keys = [_key_words((part + turn * weyl) & _MASK) for part, weyl in zip(key, _WEYL, strict=True)]
         np.multiply(first, multipliers[0], out=low)
         np.multiply(third, multipliers[1], out=high)
         for words, other, added in ((first, second, keys[0]), (third, fourth, keys[1])):
@@ -102,7 +106,12 @@ def mix_counter(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
     return counter
 
 
-def mix_tensors(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+def _key_words(key: Seed) -> np.uint64 | np.ndarray[Any, np.dtype[np.uint64]]:
+    """A key's word, or (B, 1) of them: one for each image."""
+    return key.numpy().view(np.uint64) if isinstance(key, Tensor) else np.uint64(key)
+
+
+def mix_tensors(counter: list[Tensor], key: tuple[Seed, Seed]) -> list[Tensor]:
     """The same on any device."""
     first, second, third, fourth = counter
     low, high = torch.empty_like(first), torch.empty_like(first)

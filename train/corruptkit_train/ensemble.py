@@ -10,12 +10,13 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 from tqdm import tqdm
 
 import corruptkit as ck
@@ -38,8 +39,8 @@ from corruptkit_train.run import (
     watch_decoding,
     write_record,
 )
-from corruptkit_train.sampling import find_device
-from corruptkit_train.stacks import Group, Reading, Stack, StackedAdamW, clip_members, refuse_unbatched, stack_losses
+from corruptkit_train.sampling import SamplerConfig, Trained, find_device, sample_latents
+from corruptkit_train.stacks import Cast, Reading, Span, Stack, StackedAdamW, clip_members, refuse_unbatched, stack_losses
 
 # Fields in which members may differ; perturbations are compared by their kinds and numbers nowhere.
 _FREE = re.compile(r"(seed|perturbation(\..*)?|condition\.(dropout|each_epoch)|optimiser\.rate)$")
@@ -117,7 +118,7 @@ def refuse_unlike(configs: Mapping[str, RunConfig]) -> None:
 
 
 def _open_players(members: Mapping[str, Member], out: Path, images: int | None) -> list[_Player]:
-    """Members in the order of a stack, those beside each other that share rate, seed, dropout and perturbation; each data set is opened once."""
+    """Members in the order of a stack, those of one rate and one perturbation beside each other; each data set is opened once."""
     opened: dict[tuple[Any, ...], tuple[Opened, Conditions]] = {}
     players = []
     for name, member in members.items():
@@ -136,7 +137,7 @@ def _open_players(members: Mapping[str, Member], out: Path, images: int | None) 
 
 def _group_key(player: _Player) -> tuple[Any, ...]:
     config = player.config
-    return config.optimiser.rate, config.seed, config.condition.dropout, config.perturbation
+    return config.optimiser.rate, config.perturbation
 
 
 def _refuse_other_images(players: Sequence[_Player]) -> None:
@@ -164,15 +165,27 @@ def _classes(opened: Opened) -> int | None:
     return classes
 
 
-def _find_groups(players: Sequence[_Player]) -> list[Group]:
-    """Runs of members that share every draw."""
-    groups: list[Group] = []
+def _describe_cast(players: Sequence[_Player], null: Condition, device: torch.device) -> Cast:
+    """What a pass needs to know of the members, in the order of the stack."""
+    seeds = list(dict.fromkeys(player.config.seed for player in players))
+    spans: list[Span] = []
     for place, player in enumerate(players):
-        if groups and _group_key(players[groups[-1].first]) == _group_key(player):
-            groups[-1] = Group(groups[-1].config, groups[-1].first, groups[-1].count + 1)
-        else:
-            groups.append(Group(player.config, place, 1))
-    return groups
+        before = spans.pop() if spans and spans[-1].perturbations == player.config.perturbation else None
+        spans.append(Span(player.config.perturbation, place if before is None else before.first, place + 1))
+    return Cast(
+        players[0].config.objective,
+        null,
+        torch.tensor(seeds, device=device),
+        torch.tensor([seeds.index(player.config.seed) for player in players], device=device),
+        torch.tensor([player.config.condition.dropout for player in players], device=device),
+        tuple(spans),
+    )
+
+
+def _join_conditions(parts: Sequence[Condition]) -> Condition:
+    """One after another."""
+    columns = zip(*((part.ids, part.states, part.mask) for part in parts), strict=True)
+    return Condition(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 class _Sums:
@@ -203,11 +216,11 @@ class _Training:
         shape = networks[0].sample_shape
         with explain_memory(ck.Problem("members", f"out of memory with {len(players)} of them", do="train fewer at once")):
             self.stack = Stack(networks)
-            refuse_unbatched(self.stack, self.null, shape, self.config.model.kind)
+            refuse_unbatched(self.stack, self.null, shape)
             self.stack.denoiser.train()
             self.optimiser = StackedAdamW(self.stack.weights, [player.config.optimiser for player in players])
             self.average = Average(self.stack.denoiser, self.config.average.decay, warmup=self.config.average.warmup)
-        self.groups, self.sums = _find_groups(players), _Sums()
+        self.cast, self.sums = _describe_cast(players, self.null, self.device), _Sums()
 
     def run(self, pictures: Pictures) -> None:
         """Train until all images have been seen; SIGTERM and Ctrl-C write checkpoints first."""
@@ -241,17 +254,18 @@ class _Training:
         started = time.perf_counter()
         got = {seed: next(reader) for seed, reader in readers.items()}
         meter.wait(time.perf_counter() - started)
-        readings, told = {}, {}
-        for seed, part in got.items():
-            clean = part.images.to(self.device, non_blocking=True).float().div_(127.5).sub_(1)
-            readings[seed] = Reading(clean, part.numbers.to(self.device), part.rows.to(self.device))
+        told: dict[tuple[int, int], Condition] = {}
         for player in self.players:  # members of one seed and one variant are told the same
             key, part = (player.config.seed, id(player.conditions)), got[player.config.seed]
             if key not in told:
-                told[key] = conditions_of(player.conditions, part.rows, part.numbers // rows_in_all).to(self.device)
-        given = [told[player.config.seed, id(player.conditions)] for player in self.players]
+                told[key] = conditions_of(player.conditions, part.rows, part.numbers // rows_in_all)
+        given = _join_conditions([told[player.config.seed, id(player.conditions)] for player in self.players])
+        images = torch.stack([part.images for part in got.values()]).to(self.device, non_blocking=True)
+        numbers, rows = next(iter(got.values())).numbers, torch.stack([part.rows for part in got.values()])
+        clean = images.float().div_(127.5).sub_(1)
+        reading = Reading(clean, numbers.to(self.device), rows.to(self.device), given.to(self.device))
         with autocast(self.config, self.device):
-            losses, measures = stack_losses(self.stack, self.groups, readings, given, self.null)
+            losses, measures = stack_losses(self.stack, self.cast, reading)
             # A sum over members of means over the batch: each member's gradient is that of its own mean.
             loss = losses.sum() / losses.shape[1]
         loss.backward()  # type: ignore[no-untyped-call]
@@ -305,3 +319,44 @@ class _Training:
         for player in self.players:
             trim_log(player.out / "log.jsonl", seen)
         return seen
+
+
+def sample_ensemble(
+    members: Sequence[Trained], sampler: SamplerConfig, condition: Condition, numbers: Tensor, *, seed: int, scales: Sequence[float]
+) -> Tensor:
+    """(M, S, B, C, H, W) float32: what `sample_latents` makes for each member, from common starts, in one batched pass of all.
+
+    The members are trained alike, as `open_model` and `place_model` give them. Raises CatalogError where their networks differ.
+    """
+    first = members[0]
+    for place, member in enumerate(members):
+        if (member.objective, str(member.device), member.kind) != (first.objective, str(first.device), first.kind):
+            raise ck.CatalogError(ck.Problem(f"member {place}", "another objective, device or precision", "those of member 0", "sample it alone"))
+    with torch.no_grad():
+        beside = _Beside([member.denoiser for member in members], first.null)  # type: ignore[misc]  # they are modules
+    joined = replace(first, denoiser=beside, copies=len(members))
+    made = sample_latents(joined, sampler, condition, numbers, seed=seed, scales=scales)
+    return made.unflatten(2, (len(members), -1)).movedim(2, 0)
+
+
+class _Beside:
+    """The networks of an ensemble as one denoiser, whose samples lie side by side in the channels: (B, M * C, H, W)."""
+
+    def __init__(self, denoisers: Sequence[nn.Module], null: Condition) -> None:
+        one: Any = denoisers[0]
+        self._stack = Stack(denoisers)
+        refuse_unbatched(self._stack, null, one.sample_shape)
+        self.sample_shape, self.classes, self.width = one.sample_shape, one.classes, one.width
+
+    def embed(self, condition: Condition) -> Tensor:
+        """(B, M, d) or (B, M, T, d): the members' states of one condition."""
+        stack = self._stack
+        found: Tensor = vmap(lambda own: stack.call(own, "embed", condition))(stack.weights)
+        return found.transpose(0, 1)
+
+    def __call__(self, sample: Tensor, timestep: Tensor, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, M * C, H, W), without a variance that the members may have learnt."""
+        channels = self.sample_shape[0]
+        apart = sample.unflatten(1, (self._stack.members, channels)).transpose(0, 1)  # (M, B, C, H, W)
+        made = self._stack.run("__call__", apart, timestep, states.transpose(0, 1), mask, shared=(1, 3))
+        return made[:, :, :channels].transpose(0, 1).flatten(1, 2)

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from corruptkit_train.draws import draw_normal, draw_uniform
+from corruptkit_train.draws import Seed, draw_normal, draw_uniform
 
 STEPS = 1000  # of the diffusion; a flow's time is told to the network on the same scale
 _CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ class Noisy:
     weight: Tensor  # (B,) of the squared error
 
 
-def draw_times(objective: Noise | Velocity | Flow, images: Tensor, seed: int) -> Tensor:
+def draw_times(objective: Noise | Velocity | Flow, images: Tensor, seed: Seed) -> Tensor:
     """The time of each image: int64 steps in [0, 1000), or a flow's s in (0, 1) as float32."""
     if objective.kind != "flow":
         return (draw_uniform(seed, "timestep", images) * STEPS).long()

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from torch import Tensor, where
 from torch.linalg import vector_norm
 
-from corruptkit_train.draws import draw_normal, draw_uniform
+from corruptkit_train.draws import Seed, draw_normal, draw_uniform
 
 Gamma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -94,7 +94,7 @@ def perturb(  # noqa: PLR0913 - what keys the draws, by name
     images: Tensor,
     rows: Tensor,
     dropped: Tensor,
-    seed: int,
+    seed: Seed,
     table: Tensor | None = None,
     training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,7 +121,7 @@ def perturb(  # noqa: PLR0913 - what keys the draws, by name
     return found, measure_delta(states, found)
 
 
-def perturb_noise(configs: Sequence[Perturbation], noise: Tensor, *, images: Tensor, seed: int, training: bool = True) -> Tensor:
+def perturb_noise(configs: Sequence[Perturbation], noise: Tensor, *, images: Tensor, seed: Seed, training: bool = True) -> Tensor:
     """The noise (B, C, H, W) that x_t is built with; the target of the loss stays the noise that was given."""
     for config in configs:
         if training and isinstance(config, InputNoise):
@@ -139,7 +139,7 @@ def noise_scale(config: Cep, shape: Sequence[int]) -> float:
     return size / math.sqrt(d)
 
 
-def _add_noise(config: Cep, states: Tensor, keys: Tensor, dropped: Tensor, seed: int) -> Tensor:
+def _add_noise(config: Cep, states: Tensor, keys: Tensor, dropped: Tensor, seed: Seed) -> Tensor:
     """c(y) + delta (eq. 8). Nothing is detached: gradients reach the table through c(y), which may grow to outweigh delta."""
     shape = tuple(states.shape[1:])
     # One draw of D, spread over the tokens, or a draw for each of the T * D coordinates.
@@ -159,7 +159,7 @@ def _add_noise(config: Cep, states: Tensor, keys: Tensor, dropped: Tensor, seed:
     return where(_as_rows(kept, states), states + delta, states)
 
 
-def _drop_coordinates(config: EmbeddingDropout, states: Tensor, images: Tensor, seed: int) -> Tensor:
+def _drop_coordinates(config: EmbeddingDropout, states: Tensor, images: Tensor, seed: Seed) -> Tensor:
     """Each coordinate is 0 with probability `rate`, else scaled so that its mean stays."""
     kept = draw_uniform(seed, "embedding", images, tuple(states.shape[1:])) >= config.rate
     return states * (kept.to(states.dtype) / (1.0 - config.rate))

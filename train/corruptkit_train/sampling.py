@@ -84,6 +84,7 @@ class Trained:
     autoencoder: Autoencoder | None = None
     device: torch.device | str = "cpu"
     kind: torch.dtype = torch.float32  # of the network's weights and activations
+    copies: int = 1  # of the start, side by side in the channels: one for each network of an ensemble
 
 
 def place_model(trained: Trained, sampler: SamplerConfig, device: torch.device | str) -> Trained:
@@ -110,7 +111,7 @@ def sample_latents(
 ) -> Tensor:
     """(S, B, C, H, W) float32: what the network makes of the start of each of (B,) image numbers, at each of S scales.
 
-    Raises IntegrityError where that is no number.
+    With copies, C holds one image for each. Raises IntegrityError where that is no number.
     """
     from corruptkit_train.pipelines.pipeline import network_time
 
@@ -118,7 +119,7 @@ def sample_latents(
     scheduler.set_timesteps(sampler.steps)
     # Drawn on the CPU whatever samples: normal numbers of two devices differ by rounding.
     start = draw_normal(seed, "start", numbers.cpu(), trained.denoiser.sample_shape).to(device)
-    sample = start.repeat(len(scales), 1, 1, 1)  # row s * B + b is image b at scale s
+    sample = start.repeat(len(scales), trained.copies, 1, 1)  # row s * B + b is image b at scale s
     told = _tell(trained, condition, len(scales))
     # Rows at scale 1 are never told the null condition: uncond + 1 (cond - uncond) is cond, but for rounding.
     strength = torch.tensor(scales, dtype=torch.float32, device=device).repeat_interleave(count)
@@ -134,7 +135,7 @@ def sample_latents(
             predicted[guided] = free + strength * (predicted[guided] - free)
         sample = scheduler.step(predicted, step, sample).prev_sample
     _refuse_nan(sample, numbers)
-    return sample.view(len(scales), count, *start.shape[1:])
+    return sample.view(len(scales), count, *sample.shape[1:])
 
 
 def decode_samples(trained: Trained, samples: Tensor) -> Tensor:

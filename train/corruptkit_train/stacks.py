@@ -8,21 +8,23 @@ with respect to the weights of one is that of its own loss.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.functional import scaled_dot_product_attention
 from torch.optim.adamw import adamw
+from torch.overrides import TorchFunctionMode
 
 import corruptkit as ck
-from corruptkit_train.conditions import Condition, embed_conditions
-from corruptkit_train.config import OptimiserConfig, RunConfig
+from corruptkit_train.conditions import Condition, drop_conditions, null_rows
+from corruptkit_train.config import OptimiserConfig
 from corruptkit_train.draws import draw_normal
-from corruptkit_train.objectives import Noisy, add_noise, denoising_loss, draw_times
-from corruptkit_train.perturbation import perturb_noise
+from corruptkit_train.objectives import Flow, Noise, Velocity, add_noise, denoising_loss, draw_times
+from corruptkit_train.perturbation import Perturbation, measure_delta, perturb, perturb_noise
 
 _CLIP_EPSILON = 1e-6  # beside the norm, as torch.nn.utils.clip_grad_norm_ has it
 Weights = Mapping[str, Tensor]
@@ -39,6 +41,39 @@ class _Call(nn.Module):
         return getattr(self.denoiser, method)(*inputs)
 
 
+class _Attend(torch.autograd.Function):
+    """Attention that, batched over members, is one call on (M * B, heads, N, d): it has no weights, so that members are rows to it."""
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: gradients are those of the call in `vmap`."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *parts: Any) -> tuple[Tensor, int]:
+        *parts, scale = parts
+        places = [
+            None if part is None else (part.expand(info.batch_size, *part.shape) if dim is None else part.movedim(dim, 0)).flatten(0, 1)
+            for part, dim in zip(parts, in_dims, strict=False)
+        ]
+        mixed = scaled_dot_product_attention(*places[:3], attn_mask=places[3], scale=scale)
+        return mixed.unflatten(0, (info.batch_size, -1)), 0
+
+
+class _JoinedAttention(TorchFunctionMode):
+    """Within it attention is `_Attend`: for the kernel that a CPU has, torch would else call it member by member, and warn."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002 - torch's signature
+        kwargs = kwargs or {}
+        plain = {name: value for name, value in kwargs.items() if not (name in ("dropout_p", "is_causal") and not value)}
+        if func is scaled_dot_product_attention and len(args) == 3 and plain.keys() <= {"attn_mask", "scale"}:
+            return _Attend.apply(*args, plain.get("attn_mask"), plain.get("scale"))  # type: ignore[no-untyped-call]
+        return func(*args, **kwargs)
+
+
 class Stack:
     """M networks side by side; `denoiser` is one of their kind whose parameters, by their usual names, are of shape (M, ...)."""
 
@@ -53,12 +88,28 @@ class Stack:
     def run(self, method: str, *inputs: Tensor | None, shared: Sequence[int] = (), weights: Weights | None = None) -> Tensor:
         """(M, ...): a method of each member, on inputs with a leading dimension of members, but for those whose places are `shared`."""
         dims = tuple(None if part is None or place in shared else 0 for place, part in enumerate(inputs))
-        found: Tensor = vmap(lambda own, *given: self.call(own, method, *given), in_dims=(0, *dims))(weights or self.weights, *inputs)
+        batched = vmap(lambda own, *given: self.call(own, method, *given), in_dims=(0, *dims))
+        with _JoinedAttention():
+            found: Tensor = batched(weights or self.weights, *inputs)
         return found
 
     def call(self, weights: Weights, method: str, *inputs: Any) -> Any:
         """A method of one network with some weights."""
         return functional_call(self._call, {f"denoiser.{name}": weight for name, weight in weights.items()}, (method, *inputs))
+
+    def embed(self, condition: Condition) -> Tensor:
+        """(M, B, ...): states of a condition of M * B rows, those of a member beside each other."""
+        parts = {name: getattr(condition, name) for name in ("ids", "states", "mask")}
+        given = {name: part.unflatten(0, (self.members, -1)) for name, part in parts.items() if part is not None}
+        found: Tensor = vmap(lambda own, some: self.call(own, "embed", Condition(**some)))(self.weights, given)
+        return found
+
+    def mean_class(self) -> Tensor:
+        """(M, d) or (M, 1, d): the mean of each member's table of classes, without its null row."""
+        one = next(iter(self.weights.values()))
+        every = Condition(ids=torch.arange(self.denoiser.classes, device=one.device))  # type: ignore[call-overload]  # a Denoiser's: an int
+        found: Tensor = vmap(lambda own: self.call(own, "embed", every).mean(dim=0))(self.weights)
+        return found
 
     def state(self, member: int) -> dict[str, Tensor]:
         """What `state_dict` of one member alone would be."""
@@ -88,115 +139,113 @@ def stack_weights(denoisers: Sequence[nn.Module]) -> nn.Module:
     return stacked
 
 
-def refuse_unbatched(stack: Stack, null: Condition, shape: tuple[int, int, int], kind: str) -> None:
-    """A network whose code cannot be batched over weights is refused by its kind, with torch's reason. Raises CatalogError."""
-    device = next(iter(stack.weights.values())).device
-    sample, time = torch.zeros(1, *shape, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+def refuse_unbatched(stack: Stack, null: Condition, shape: tuple[int, int, int]) -> None:
+    """A network whose code cannot be batched over weights is refused by its name, with torch's reason. Raises CatalogError."""
+    one = next(iter(stack.weights.values()))
+    sample, time = torch.zeros(1, *shape, device=one.device, dtype=one.dtype), torch.zeros(1, dtype=torch.int64, device=one.device)
+    kind, null = type(stack.denoiser).__name__, null.to(one.device)
 
     def trial(weights: Weights) -> Tensor:
         found: Tensor = stack.call(weights, "__call__", sample, time, stack.call(weights, "embed", null), null.mask)
         return found
 
     try:
-        vmap(trial)(stack.weights).sum().backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad(), _JoinedAttention():
+            vmap(trial)(stack.weights)
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        found = f"a {kind} that torch cannot batch over weights: {str(error).splitlines()[0]:.80}"
-        raise ck.CatalogError(ck.Problem("model.kind", found, "mlp, dit, or another one without dropout", "train it alone")) from None
-    finally:
-        stack.denoiser.zero_grad(set_to_none=True)
+        found = f"a {kind} that torch cannot batch over weights ({str(error).splitlines()[0]:.80})"
+        do = "train and sample it alone"
+        raise ck.CatalogError(ck.Problem("ensemble", found, "an mlp, a dit, or another one without dropout", do)) from None
 
 
 @dataclass(frozen=True)
-class Group:
-    """Members beside each other in a stack that differ in data and first weights alone: they share every draw."""
+class Span:
+    """Members beside each other in a stack that have one list of perturbations."""
 
-    config: RunConfig
+    perturbations: tuple[Perturbation, ...]
     first: int
-    count: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What members of a stack are, as a pass needs it; what is not here they have in common."""
+
+    objective: Noise | Velocity | Flow
+    null: Condition
+    seeds: Tensor  # (S,) int64: the distinct ones
+    seed_of: Tensor  # (M,) int64: a member's place among them
+    dropout: Tensor  # (M,) float32
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What all members of one seed are given of a batch."""
+    """What all members are given of a batch: images by seed, for members of one seed share them, and conditions by member."""
 
-    clean: Tensor  # (B, C, H, W)
-    numbers: Tensor  # (B,) int64
-    rows: Tensor  # (B,) int64
+    clean: Tensor  # (S, B, C, H, W)
+    numbers: Tensor  # (B,) int64: the same for all seeds, whose orders differ
+    rows: Tensor  # (S, B) int64
+    told: Condition  # of M * B rows, those of a member beside each other
 
 
-def stack_losses(
-    stack: Stack, groups: Sequence[Group], readings: Mapping[int, Reading], told: Sequence[Condition], null: Condition
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """(M, B) losses, and (M,) each of what to log, from a reading for each seed and a condition of B rows for each member.
+def stack_losses(stack: Stack, cast: Cast, reading: Reading) -> tuple[Tensor, dict[str, Tensor]]:
+    """(M, B) losses, and (M,) each of what to log.
 
-    What TrainingStep does for one network, in the same order and by the same functions. Noise and times are drawn once for each seed,
-    what differs by perturbation or dropout once for each group.
+    What TrainingStep does for one network, in the same order and by the same functions, for which a member's images are M * B rows like
+    any other, each with a seed of its own. Only the network itself knows members.
     """
-    drawn = {seed: _draw_noise(groups, seed, reading) for seed, reading in readings.items()}
-    split = {name: weight.split([group.count for group in groups]) for name, weight in stack.weights.items()}
-    states, masks, noisy, clean, measures = [], [], [], [], []
-    for place, group in enumerate(groups):
-        config, reading = group.config, readings[group.config.seed]
-        weights = {name: parts[place] for name, parts in split.items()}
-        some = told[group.first : group.first + group.count]
-        seen, mask, said = _embed_group(stack, weights, group, reading, some, null)
-        states.append(seen)
-        masks.append(mask)
-        measures.append(said)
-        noise, times = drawn[config.seed]
-        applied = perturb_noise(config.perturbation, noise, images=reading.numbers, seed=config.seed)
-        made = add_noise(config.objective, reading.clean, noise, times, applied=applied)
-        noisy += [made] * group.count
-        clean += [reading.clean] * group.count
+    shape = (stack.members, len(reading.numbers))
+    count = len(cast.seeds)
+    told, mask, measures = _embed_members(stack, cast, reading)
+    # Noise (S * B, C, H, W) and times (S * B,) are drawn once for each seed, then given to its members.
+    numbers, seeds = reading.numbers.repeat(count), cast.seeds.repeat_interleave(shape[1])
+    noise = draw_normal(seeds, "noise", numbers, tuple(reading.clean.shape[2:]))
+    noise, times, clean = (
+        part.view(count, shape[1], *part.shape[1:])[cast.seed_of].flatten(0, 1)
+        for part in (noise, draw_times(cast.objective, numbers, seeds), reading.clean.flatten(0, 1))
+    )
+    noisy = add_noise(cast.objective, clean, noise, times, applied=_perturb_noise(cast, reading, noise))
     # (M, B, ...): one pass of all members.
-    sample, timestep = torch.stack([part.sample for part in noisy]), torch.stack([part.timestep for part in noisy])
-    found_masks = [mask for mask in masks if mask is not None]
-    prediction = stack.run("__call__", sample, timestep, torch.cat(states), torch.cat(found_masks) if found_masks else None)
-    # Losses are of single images, so that members are rows like any other: (M * B, ...).
-    target, weight = torch.cat([part.target for part in noisy]), torch.cat([part.weight for part in noisy])
-    flat = Noisy(sample.flatten(0, 1), timestep.flatten(), target, weight)
-    loss, error = denoising_loss(groups[0].config.objective, prediction.flatten(0, 1), flat, torch.cat(clean))
-    shape = (stack.members, -1)
-    means = {name: torch.cat([said[name] for said in measures]) for name in measures[0]}
-    return loss.view(shape), {"mse": error.view(shape).mean(1), **means}
+    prediction = stack.run("__call__", noisy.sample.unflatten(0, shape), noisy.timestep.view(shape), told, mask)
+    loss, error = denoising_loss(cast.objective, prediction.flatten(0, 1), noisy, clean)
+    return loss.view(shape), {"mse": error.view(shape).mean(1), **measures}
 
 
-def _draw_noise(groups: Sequence[Group], seed: int, reading: Reading) -> tuple[Tensor, Tensor]:
-    """The noise (B, C, H, W) and the times (B,) of one seed."""
-    noise = draw_normal(seed, "noise", reading.numbers, tuple(reading.clean.shape[1:]))
-    return noise, draw_times(groups[0].config.objective, reading.numbers, seed)
+def _embed_members(stack: Stack, cast: Cast, reading: Reading) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """States (M, B, d) or (M, B, T, d), masks (M, B, T) or None, and (M,) each of what to log: dropout, embedding, perturbation."""
+    shape = (stack.members, len(reading.numbers))
+    numbers, rows, seeds = _member_rows(cast, reading)
+    condition, _ = drop_conditions(reading.told, cast.null, numbers, cast.dropout.repeat_interleave(shape[1]), seeds)
+    clean = stack.embed(condition)
+    none, flat = null_rows(condition, cast.null), clean.flatten(0, 1)
+    parts = []
+    for span in cast.spans:
+        own = slice(span.first * shape[1], span.end * shape[1])
+        table = None
+        if any(part.kind == "smoothing" for part in span.perturbations):
+            # Each row's own mean of classes, as a table of one class: (1, rows, d), whose mean it is.
+            table = stack.mean_class()[span.first : span.end].repeat_interleave(shape[1], dim=0).unsqueeze(0)
+        given = {"images": numbers[own], "rows": rows[own], "dropped": none[own], "seed": seeds[own], "table": table}
+        parts.append(perturb(span.perturbations, flat[own], **given)[0])  # type: ignore[arg-type]
+    states = torch.cat(parts).view(clean.shape)
+    mask = None if condition.mask is None else condition.mask.unflatten(0, shape)
+    return states, mask, vmap(measure_delta)(clean.detach(), states.detach())
 
 
-class _Member:
-    """One network with some weights, as embedding asks for it."""
-
-    def __init__(self, stack: Stack, weights: Weights) -> None:
-        self._stack, self._weights = stack, weights
-        self.classes: int | None = stack.denoiser.classes  # type: ignore[assignment]  # a Denoiser's, which is an int or None
-
-    def embed(self, condition: Condition) -> Tensor:
-        found: Tensor = self._stack.call(self._weights, "embed", condition)
-        return found
+def _member_rows(cast: Cast, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+    """Image numbers, rows of the data set and seeds of all members' images, (M * B,) each."""
+    count = len(reading.numbers)
+    return reading.numbers.repeat(len(cast.seed_of)), reading.rows[cast.seed_of].flatten(), cast.seeds[cast.seed_of].repeat_interleave(count)
 
 
-def _embed_group(
-    stack: Stack, weights: Weights, group: Group, reading: Reading, told: Sequence[Condition], null: Condition
-) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-    """States (G, B, d) or (G, B, T, d), their masks (G, B, T) or None, and (G,) each of what to log, for the G members of a group."""
-    config = group.config
-    how: dict[str, Any] = {"images": reading.numbers, "rows": reading.rows, "rate": config.condition.dropout, "seed": config.seed}
-    # A class or a text, with or without a mask: the parts that there are, (G, B, ...) each.
-    columns = {name: [getattr(one, name) for one in told] for name in ("ids", "states", "mask")}
-    parts = {name: torch.stack(column) for name, column in columns.items() if column[0] is not None}
-
-    def embed(own: Weights, given: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        seen = embed_conditions(_Member(stack, own), Condition(**given), null, config.perturbation, **how)
-        return seen.states, seen.dropped if seen.mask is None else seen.mask, seen.measures
-
-    # What does not depend on a member, every draw above all, has no batch dimension here: it is computed once.
-    call: Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]] = vmap(embed)
-    states, mask, measures = call(weights, parts)
-    return states, mask if "mask" in parts else None, measures
+def _perturb_noise(cast: Cast, reading: Reading, noise: Tensor) -> Tensor:
+    """The noise (M * B, C, H, W) that is added, where some members have input perturbation."""
+    if not any(part.kind == "input" for span in cast.spans for part in span.perturbations):
+        return noise
+    numbers, _, seeds = _member_rows(cast, reading)
+    spans = [(span, slice(span.first * len(reading.numbers), span.end * len(reading.numbers))) for span in cast.spans]
+    return torch.cat([perturb_noise(span.perturbations, noise[own], images=numbers[own], seed=seeds[own]) for span, own in spans])
 
 
 @torch.no_grad()
