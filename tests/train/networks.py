@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from corruptkit_train.draws import draw_normal
-from corruptkit_train.models import DiTConfig, PixelUNetConfig, UNetConfig, build_model
+from corruptkit_train.models import DiTConfig, MLPConfig, PixelUNetConfig, UNetConfig, build_model
 
 
 def draw_some(shape: tuple[int, ...], start: int = 0) -> torch.Tensor:
@@ -30,6 +30,7 @@ def wake_weights(network: Any) -> Any:
 DIT = DiTConfig(depth=2, width=32, heads=4, patch=2)
 UNET = UNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, heads=2, condition_width=24)
 PIXEL = PixelUNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, head_width=16)
+MLP = MLPConfig(depth=2, width=32, condition_width=24)
 SHAPE = (3, 8, 8)
 WIDTH = 32  # of the small encoders of conftest.py
 KINDS: dict[str, tuple[Any, int | None, int | None, bool]] = {
@@ -39,6 +40,8 @@ KINDS: dict[str, tuple[Any, int | None, int | None, bool]] = {
     "unet-tokens": (UNET, None, WIDTH, True),
     "unet-pooled": (UNET, None, WIDTH, False),
     "pixel-class": (PIXEL, 4, None, False),
+    "mlp-class": (MLP, 4, None, False),
+    "mlp-text": (MLP, None, WIDTH, False),
 }
 
 

@@ -16,8 +16,8 @@ BANNED = {"torchvision", "torch_fidelity"}
 RULES = Rules(
     layers=(
         {"__main__", "cli", "commands"},
-        {"autoencoder_training", "latent_cache", "run", "samples"},
-        {"cost", "grids", "loop", "step"},
+        {"autoencoder_training", "ensemble", "latent_cache", "run", "samples"},
+        {"cost", "grids", "loop", "stacks", "step"},
         {"config", "meter"},
         {"sampling"},
         {"pipelines"},

@@ -161,7 +161,9 @@ class RunConfig(Stated):
         if self.model.kind == "pixel-unet":
             raise ValueError("found a pixel-unet with captions, expected classes; choose model.kind unet or dit")
         if self.model.kind in ("dit", "mlp") and self.condition.encoder.output == "tokens":
-            raise ValueError(f"found a {self.model.kind} with the tokens of captions, expected pooled states; pool them or choose model.kind unet")
+            raise ValueError(
+                f"found a {self.model.kind} with the tokens of captions, expected pooled states; pool them or choose model.kind unet"
+            )
         return self
 
 

@@ -103,7 +103,9 @@ def refuse_unlike(configs: Mapping[str, RunConfig]) -> None:
     (leader, config), *_ = configs.items()
     for name in configs:
         if not _NAME.fullmatch(name):
-            raise ck.CatalogError(ck.Problem("members", f"found '{name:.60}'", "a folder's name of letters, digits, '.', '_', '-'", "mend it"))
+            raise ck.CatalogError(
+                ck.Problem("members", f"found '{name:.60}'", "a folder's name of letters, digits, '.', '_', '-'", "mend it")
+            )
     for field, plain in _PLAIN.items():
         if getattr(config.machine, field) != plain:
             found = f"machine.{field} is {getattr(config.machine, field)!r}"
@@ -331,7 +333,9 @@ def sample_ensemble(
     first = members[0]
     for place, member in enumerate(members):
         if (member.objective, str(member.device), member.kind) != (first.objective, str(first.device), first.kind):
-            raise ck.CatalogError(ck.Problem(f"member {place}", "another objective, device or precision", "those of member 0", "sample it alone"))
+            raise ck.CatalogError(
+                ck.Problem(f"member {place}", "another objective, device or precision", "those of member 0", "sample it alone")
+            )
     with torch.no_grad():
         beside = _Beside([member.denoiser for member in members], first.null)  # type: ignore[misc]  # they are modules
     joined = replace(first, denoiser=beside, copies=len(members))

@@ -141,17 +141,14 @@ def stack_weights(denoisers: Sequence[nn.Module]) -> nn.Module:
 
 def refuse_unbatched(stack: Stack, null: Condition, shape: tuple[int, int, int]) -> None:
     """A network whose code cannot be batched over weights is refused by its name, with torch's reason. Raises CatalogError."""
-    one = next(iter(stack.weights.values()))
-    sample, time = torch.zeros(1, *shape, device=one.device, dtype=one.dtype), torch.zeros(1, dtype=torch.int64, device=one.device)
-    kind, null = type(stack.denoiser).__name__, null.to(one.device)
-
-    def trial(weights: Weights) -> Tensor:
-        found: Tensor = stack.call(weights, "__call__", sample, time, stack.call(weights, "embed", null), null.mask)
-        return found
-
+    one, count = next(iter(stack.weights.values())), (stack.members, 2)
+    sample = torch.zeros(*count, *shape, device=one.device, dtype=one.dtype)
+    time = torch.zeros(count, dtype=torch.int64, device=one.device)
+    told = null.to(one.device).take(torch.zeros(stack.members * 2, dtype=torch.int64, device=one.device))
+    mask = None if told.mask is None else told.mask.unflatten(0, count)
+    kind = type(stack.denoiser).__name__
     try:
-        with torch.no_grad(), _JoinedAttention():
-            vmap(trial)(stack.weights)
+        stack.run("__call__", sample, time, stack.embed(told), mask)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         found = f"a {kind} that torch cannot batch over weights ({str(error).splitlines()[0]:.80})"
         do = "train and sample it alone"
@@ -236,7 +233,11 @@ def _embed_members(stack: Stack, cast: Cast, reading: Reading) -> tuple[Tensor, 
 def _member_rows(cast: Cast, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
     """Image numbers, rows of the data set and seeds of all members' images, (M * B,) each."""
     count = len(reading.numbers)
-    return reading.numbers.repeat(len(cast.seed_of)), reading.rows[cast.seed_of].flatten(), cast.seeds[cast.seed_of].repeat_interleave(count)
+    return (
+        reading.numbers.repeat(len(cast.seed_of)),
+        reading.rows[cast.seed_of].flatten(),
+        cast.seeds[cast.seed_of].repeat_interleave(count),
+    )
 
 
 def _perturb_noise(cast: Cast, reading: Reading, noise: Tensor) -> Tensor:

@@ -104,7 +104,9 @@ def _check_condition(
         found = f"{classes} classes and text of width {text_width}"
         raise ck.CatalogError(ck.Problem("model", found, "one class or more, or text", "choose one condition"))
     if isinstance(config, DiTConfig | MLPConfig) and tokens:
-        raise ck.CatalogError(ck.Problem("model", f"kind '{config.kind}' with token states", "pooled states", "pool the text, or choose kind 'unet'"))
+        raise ck.CatalogError(
+            ck.Problem("model", f"kind '{config.kind}' with token states", "pooled states", "pool the text, or choose kind 'unet'")
+        )
     if isinstance(config, PixelUNetConfig) and classes is None:
         raise ck.CatalogError(ck.Problem("model", "kind 'pixel-unet' with text", "classes", "choose kind 'unet' or 'dit'"))
 
