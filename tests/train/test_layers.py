@@ -17,7 +17,7 @@ RULES = Rules(
     layers=(
         {"__main__", "cli", "commands"},
         {"autoencoder_training", "ensemble", "latent_cache", "run", "samples"},
-        {"cost", "grids", "loop", "stacks", "step"},
+        {"cost", "ensemble_sampling", "grids", "loop", "stacks", "step"},
         {"config", "meter"},
         {"sampling"},
         {"pipelines"},

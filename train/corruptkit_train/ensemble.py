@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import vmap
+from torch import Tensor
 from tqdm import tqdm
 
 import corruptkit as ck
@@ -39,12 +38,12 @@ from corruptkit_train.run import (
     watch_decoding,
     write_record,
 )
-from corruptkit_train.sampling import SamplerConfig, Trained, find_device, sample_latents
+from corruptkit_train.sampling import find_device
 from corruptkit_train.stacks import Cast, Reading, Span, Stack, StackedAdamW, clip_members, refuse_unbatched, stack_losses
 
-# Fields in which members may differ; perturbations are compared by their kinds and numbers nowhere.
+# Fields in which members may differ.
 _FREE = re.compile(r"(seed|perturbation(\..*)?|condition\.(dropout|each_epoch)|optimiser\.rate)$")
-# What an ensemble has no use for, and what it must be.
+# What an ensemble does not do, and what it must be.
 _PLAIN = {"micro_batch": None, "compile": False, "sample": 0, "trackers": ()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -187,7 +186,7 @@ def _describe_cast(players: Sequence[_Player], null: Condition, device: torch.de
 def _join_conditions(parts: Sequence[Condition]) -> Condition:
     """One after another."""
     columns = zip(*((part.ids, part.states, part.mask) for part in parts), strict=True)
-    return Condition(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+    return Condition(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 class _Sums:
@@ -321,46 +320,3 @@ class _Training:
         for player in self.players:
             trim_log(player.out / "log.jsonl", seen)
         return seen
-
-
-def sample_ensemble(
-    members: Sequence[Trained], sampler: SamplerConfig, condition: Condition, numbers: Tensor, *, seed: int, scales: Sequence[float]
-) -> Tensor:
-    """(M, S, B, C, H, W) float32: what `sample_latents` makes for each member, from common starts, in one batched pass of all.
-
-    The members are trained alike, as `open_model` and `place_model` give them. Raises CatalogError where their networks differ.
-    """
-    first = members[0]
-    for place, member in enumerate(members):
-        if (member.objective, str(member.device), member.kind) != (first.objective, str(first.device), first.kind):
-            raise ck.CatalogError(
-                ck.Problem(f"member {place}", "another objective, device or precision", "those of member 0", "sample it alone")
-            )
-    with torch.no_grad():
-        beside = _Beside([member.denoiser for member in members], first.null)  # type: ignore[misc]  # they are modules
-    joined = replace(first, denoiser=beside, copies=len(members))
-    made = sample_latents(joined, sampler, condition, numbers, seed=seed, scales=scales)
-    return made.unflatten(2, (len(members), -1)).movedim(2, 0)
-
-
-class _Beside:
-    """The networks of an ensemble as one denoiser, whose samples lie side by side in the channels: (B, M * C, H, W)."""
-
-    def __init__(self, denoisers: Sequence[nn.Module], null: Condition) -> None:
-        one: Any = denoisers[0]
-        self._stack = Stack(denoisers)
-        refuse_unbatched(self._stack, null, one.sample_shape)
-        self.sample_shape, self.classes, self.width = one.sample_shape, one.classes, one.width
-
-    def embed(self, condition: Condition) -> Tensor:
-        """(B, M, d) or (B, M, T, d): the members' states of one condition."""
-        stack = self._stack
-        found: Tensor = vmap(lambda own: stack.call(own, "embed", condition))(stack.weights)
-        return found.transpose(0, 1)
-
-    def __call__(self, sample: Tensor, timestep: Tensor, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, M * C, H, W), without a variance that the members may have learnt."""
-        channels = self.sample_shape[0]
-        apart = sample.unflatten(1, (self._stack.members, channels)).transpose(0, 1)  # (M, B, C, H, W)
-        made = self._stack.run("__call__", apart, timestep, states.transpose(0, 1), mask, shared=(1, 3))
-        return made[:, :, :channels].transpose(0, 1).flatten(1, 2)

@@ -53,20 +53,20 @@ class _Attend(torch.autograd.Function):
         """Nothing is kept: gradients are those of the call in `vmap`."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *parts: Any) -> tuple[Tensor, int]:
-        *parts, scale = parts
-        places = [
-            None if part is None else (part.expand(info.batch_size, *part.shape) if dim is None else part.movedim(dim, 0)).flatten(0, 1)
-            for part, dim in zip(parts, in_dims, strict=False)
-        ]
-        mixed = scaled_dot_product_attention(*places[:3], attn_mask=places[3], scale=scale)
-        return mixed.unflatten(0, (info.batch_size, -1)), 0
+    def vmap(info: Any, in_dims: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Any:
+        def join(part: Tensor, dim: int | None) -> Tensor:
+            return (part.expand(info.batch_size, *part.shape) if dim is None else part.movedim(dim, 0)).flatten(0, 1)
+
+        query, key, value = (join(part, dim) for part, dim in zip((query, key, value), in_dims, strict=False))
+        seen = None if mask is None else join(mask, in_dims[3])
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
+        return mixed.view(info.batch_size, -1, *mixed.shape[1:]), 0
 
 
 class _JoinedAttention(TorchFunctionMode):
     """Within it attention is `_Attend`: for the kernel that a CPU has, torch would else call it member by member, and warn."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002 - torch's signature
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         plain = {name: value for name, value in kwargs.items() if not (name in ("dropout_p", "is_causal") and not value)}
         if func is scaled_dot_product_attention and len(args) == 3 and plain.keys() <= {"attn_mask", "scale"}:
@@ -100,7 +100,7 @@ class Stack:
     def embed(self, condition: Condition) -> Tensor:
         """(M, B, ...): states of a condition of M * B rows, those of a member beside each other."""
         parts = {name: getattr(condition, name) for name in ("ids", "states", "mask")}
-        given = {name: part.unflatten(0, (self.members, -1)) for name, part in parts.items() if part is not None}
+        given = {name: split_rows(part, self.members) for name, part in parts.items() if part is not None}
         found: Tensor = vmap(lambda own, some: self.call(own, "embed", Condition(**some)))(self.weights, given)
         return found
 
@@ -120,6 +120,11 @@ class Stack:
     def load(self, member: int, tensors: Weights) -> None:
         for name, weight in self.weights.items():
             weight[member].copy_(tensors[name])
+
+
+def split_rows(rows: Tensor, members: int) -> Tensor:
+    """(M, B, ...) of (M * B, ...)."""
+    return rows.reshape(members, -1, *rows.shape[1:])
 
 
 def stack_weights(denoisers: Sequence[nn.Module]) -> nn.Module:
@@ -145,7 +150,7 @@ def refuse_unbatched(stack: Stack, null: Condition, shape: tuple[int, int, int])
     sample = torch.zeros(*count, *shape, device=one.device, dtype=one.dtype)
     time = torch.zeros(count, dtype=torch.int64, device=one.device)
     told = null.to(one.device).take(torch.zeros(stack.members * 2, dtype=torch.int64, device=one.device))
-    mask = None if told.mask is None else told.mask.unflatten(0, count)
+    mask = None if told.mask is None else split_rows(told.mask, stack.members)
     kind = type(stack.denoiser).__name__
     try:
         stack.run("__call__", sample, time, stack.embed(told), mask)
@@ -199,12 +204,12 @@ def stack_losses(stack: Stack, cast: Cast, reading: Reading) -> tuple[Tensor, di
     numbers, seeds = reading.numbers.repeat(count), cast.seeds.repeat_interleave(shape[1])
     noise = draw_normal(seeds, "noise", numbers, tuple(reading.clean.shape[2:]))
     noise, times, clean = (
-        part.view(count, shape[1], *part.shape[1:])[cast.seed_of].flatten(0, 1)
+        split_rows(part, count)[cast.seed_of].flatten(0, 1)
         for part in (noise, draw_times(cast.objective, numbers, seeds), reading.clean.flatten(0, 1))
     )
     noisy = add_noise(cast.objective, clean, noise, times, applied=_perturb_noise(cast, reading, noise))
     # (M, B, ...): one pass of all members.
-    prediction = stack.run("__call__", noisy.sample.unflatten(0, shape), noisy.timestep.view(shape), told, mask)
+    prediction = stack.run("__call__", split_rows(noisy.sample, stack.members), noisy.timestep.view(shape), told, mask)
     loss, error = denoising_loss(cast.objective, prediction.flatten(0, 1), noisy, clean)
     return loss.view(shape), {"mse": error.view(shape).mean(1), **measures}
 
@@ -226,7 +231,7 @@ def _embed_members(stack: Stack, cast: Cast, reading: Reading) -> tuple[Tensor, 
         given = {"images": numbers[own], "rows": rows[own], "dropped": none[own], "seed": seeds[own], "table": table}
         parts.append(perturb(span.perturbations, flat[own], **given)[0])  # type: ignore[arg-type]
     states = torch.cat(parts).view(clean.shape)
-    mask = None if condition.mask is None else condition.mask.unflatten(0, shape)
+    mask = None if condition.mask is None else split_rows(condition.mask, stack.members)
     return states, mask, vmap(measure_delta)(clean.detach(), states.detach())
 
 
@@ -254,7 +259,7 @@ def clip_members(weights: Weights, clip: float) -> Tensor:
     """(M,): the norm of each member's gradient before it is clipped, by its own norm; 0 clips nothing."""
     gradients = [weight.grad for weight in weights.values() if weight.grad is not None]
     # (P, M) norms of each of P parameters, then the norm of these.
-    norms = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part.flatten(1), dim=1) for part in gradients]), dim=0)
+    norms: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part.flatten(1), dim=1) for part in gradients]), dim=0)
     if not clip:
         return norms
     factor = (clip / (norms + _CLIP_EPSILON)).clamp(max=1.0)
@@ -304,7 +309,7 @@ class StackedAdamW:
     def tensors(self, member: int) -> dict[str, Tensor]:
         """One member's state as `checkpoint.optimiser_tensors` names it."""
         steps = self._steps_of(member)
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, (mean, square) in self._moments.items():
             if steps[name] > 0:
                 found |= {f"{name}:step": steps[name], f"{name}:exp_avg": mean[member], f"{name}:exp_avg_sq": square[member]}

@@ -113,10 +113,10 @@ def _check_condition(
 
 def _check_shape(config: DiTConfig | UNetConfig | PixelUNetConfig | MLPConfig, shape: tuple[int, int, int]) -> None:
     """Refuse samples that are not square, or whose side the patches or the levels do not divide."""
-    if isinstance(config, MLPConfig):
-        step = 1
+    if isinstance(config, UNetConfig | PixelUNetConfig):
+        step = 2 ** (len(config.channels) - 1)
     else:
-        step = config.patch if isinstance(config, DiTConfig) else 2 ** (len(config.channels) - 1)
+        step = config.patch if isinstance(config, DiTConfig) else 1
     if shape[1] != shape[2] or shape[1] % step:
         found, expected = f"samples of {shape[1]} x {shape[2]}", f"a square side divisible by {step}"
         what = "patch" if isinstance(config, DiTConfig) else "channels"

@@ -105,9 +105,8 @@ class MLP(ModelMixin, ConfigMixin):  # type: ignore[misc]  # Any to a checker th
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            nn.init.zeros_(block.modulation.weight)
-            nn.init.zeros_(block.second.weight)
-        nn.init.zeros_(self.out.weight)
+        for name, weight in self.named_parameters():
+            if name.endswith(("modulation.weight", "second.weight")) or name == "out.weight":
+                nn.init.zeros_(weight)
         if self.class_table is not None:
             nn.init.normal_(self.class_table.weight, std=table_std)
