@@ -24,12 +24,13 @@ from corruptkit_train.conditions import Condition
 from corruptkit_train.config import RunConfig, parse_config
 from corruptkit_train.ensemble import Member, train_ensemble
 from corruptkit_train.ensemble_sampling import sample_ensemble
+from corruptkit_train.latent_cache import make_cache
 from corruptkit_train.models import build_model
 from corruptkit_train.objectives import Velocity
 from corruptkit_train.run import train_run
 from corruptkit_train.sampling import SamplerConfig, Trained, sample_latents
-from tests.train.networks import KINDS, SHAPE, draw_some, wake_weights
-from tests.train.small import small_run, write_pictures
+from tests.train.networks import KINDS, SHAPE, draw_some, save_autoencoder, wake_weights
+from tests.train.small import latent_run, small_run, write_pictures
 
 PARTS = ("weights", "average", "optimiser")
 MODELS: dict[str, dict[str, Any]] = {
@@ -137,6 +138,40 @@ def test_images_are_read_once_for_each_seed(source: Path, tmp_path: Path, monkey
     members = pair(source, images=32) | {name + "-2": member for name, member in pair(source, images=32, seed=2).items()}
     train_ensemble(members, tmp_path / "all")
     assert sorted(loads) == [0, 0, 2, 2]  # two steps of each seed, four members
+
+
+def test_members_on_latents_are_runs_on_latents(source: Path, tmp_path: Path) -> None:
+    """One cache, posteriors drawn for each seed."""
+    config = latent_run(save_autoencoder(tmp_path / "autoencoder"), data={"flip": True})
+    cache = make_cache(config, ck.open_dataset(source), tmp_path / "cache") and tmp_path / "cache"
+    members = {f"seed-{seed}": Member(config.model_copy(update={"seed": seed}), source) for seed in (0, 1)}
+    with pytest.raises(ck.CatalogError, match="--latents: no cache for a run of latents"):
+        train_ensemble(members, tmp_path / "all")
+    train_ensemble(members, tmp_path / "all", latents=cache)
+    for name, member in members.items():
+        train_run(member.config, source, tmp_path / name, latents=cache)
+        assert difference(tmp_path / "all" / name, tmp_path / name, config.images, "weights") < 1e-5
+
+
+class Numbers:
+    """Numbers of no image, in a shape that the run's images have."""
+
+    held, ahead = True, False
+
+    def __len__(self) -> int:
+        return 32
+
+    def load(self, rows: torch.Tensor, numbers: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002 - a Feed's
+        return draw_some((32, 3, 8, 8))[rows], rows
+
+    def prepare(self, images: torch.Tensor, numbers: torch.Tensor, seed: int) -> torch.Tensor:  # noqa: ARG002 - a Feed's
+        return images
+
+
+def test_something_else_may_be_read_in_the_place_of_images(source: Path, tmp_path: Path) -> None:
+    train_ensemble(pair(source), tmp_path / "all", feed=Numbers())
+    train_ensemble(pair(source), tmp_path / "images")
+    assert difference(tmp_path / "all" / "cep", tmp_path / "images" / "cep", 128, "weights") > 1e-3
 
 
 def test_a_stopped_ensemble_goes_on_to_the_bit(source: Path, tmp_path: Path) -> None:

@@ -23,19 +23,19 @@ from corruptkit_train.averages import Average
 from corruptkit_train.checkpoint import drop_checkpoints, find_checkpoints, save_checkpoint
 from corruptkit_train.conditions import Condition, Conditions, conditions_of, open_conditions
 from corruptkit_train.config import RunConfig
-from corruptkit_train.images import Pictures, Share, read_batches
+from corruptkit_train.images import Feed, Share, read_batches
 from corruptkit_train.loop import autocast, catch_signals, crossed, explain_memory, rate_part, refuse_nan, trim_log, write_log
 from corruptkit_train.meter import Meter, count_flops, find_peak
 from corruptkit_train.run import (
     Opened,
     compare_folder,
-    fits_memory,
+    find_cache,
     flatten_fields,
     hold_folder,
     make_denoiser,
     open_data,
+    open_feed,
     refuse_nesting,
-    watch_decoding,
     write_record,
 )
 from corruptkit_train.sampling import find_device
@@ -69,14 +69,19 @@ class _Player:
     record: dict[str, Any]
 
 
-def train_ensemble(members: Mapping[str, Member], out: Path, *, images: int | None = None) -> dict[str, dict[str, Any]]:
+def train_ensemble(
+    members: Mapping[str, Member], out: Path, *, images: int | None = None, latents: str | Path | None = None, feed: Feed | None = None
+) -> dict[str, dict[str, Any]]:
     """Train, or go on training, all members at once; gives the record of each run by its name.
 
     Members may differ in seed, data (variants of one source), perturbation, dropout, each_epoch and rate. The ensemble resumes from the
-    newest checkpoint that all of them have. Raises what `train_run` raises, CatalogError for members that do not go together, and
+    newest checkpoint that all of them have. `latents` is the cache that all read; `feed` is read in the place of the images, in their
+    shape, and nothing of it is recorded. Raises what `train_run` raises, CatalogError for members that do not go together, and
     IntegrityError that names the member whose loss is no number.
     """
     refuse_unlike({name: member.config for name, member in members.items()})
+    leader = next(iter(members.values()))
+    cache = None if feed is not None else find_cache(leader.config, leader.data, latents)
     for member in members.values():
         refuse_nesting(Path(member.data), out)
     with hold_folder(out, first=True), ExitStack() as held:
@@ -84,14 +89,12 @@ def train_ensemble(members: Mapping[str, Member], out: Path, *, images: int | No
             held.enter_context(hold_folder(out / name, first=True))
         players = _open_players(members, out, images)
         first = players[0]
-        pictures = Pictures(
-            first.opened.dataset, first.config.data, keep=fits_memory(first.config, len(first.opened.dataset)), watch=watch_decoding
-        )
+        found = open_feed(first.config, first.opened, cache) if feed is None else feed
         target = images or first.config.images
         training = _Training(players, target)
         for player in players:
             write_record(player.config, player.record, player.out)
-        training.run(pictures)
+        training.run(found)
     return {player.name: player.record | {"images": target, "path": str(player.out)} for player in players}
 
 
@@ -212,7 +215,9 @@ class _Training:
         self.config = players[0].config
         torch.set_float32_matmul_precision("high" if self.config.precision == "tf32" else "highest")
         self.null = players[0].conditions.null.to(self.device)
-        networks: list[Any] = [make_denoiser(player.config, player.conditions).to(self.device) for player in players]
+        networks: list[Any] = [
+            make_denoiser(player.config, player.conditions, player.opened.record["shape"]).to(self.device) for player in players
+        ]
         self.flops = count_flops(networks[0], self.null, self.device)
         shape = networks[0].sample_shape
         with explain_memory(ck.Problem("members", f"out of memory with {len(players)} of them", do="train fewer at once")):
@@ -223,21 +228,21 @@ class _Training:
             self.average = Average(self.stack.denoiser, self.config.average.decay, warmup=self.config.average.warmup)
         self.cast, self.sums = _describe_cast(players, self.null, self.device), _Sums()
 
-    def run(self, pictures: Pictures) -> None:
+    def run(self, feed: Feed) -> None:
         """Train until all images have been seen; SIGTERM and Ctrl-C write checkpoints first."""
         config, batch = self.config, self.config.optimiser.batch
         seen = self.resume()
         turns = range(seen // batch, self.images // batch)
         how: dict[str, Any] = {"workers": config.machine.workers, "pin": self.device.type == "cuda"}
         seeds = dict.fromkeys(player.config.seed for player in self.players)
-        readers = {seed: read_batches(pictures, Share(batch, batch), turns, seed=seed, **how) for seed in seeds}
+        readers = {seed: read_batches(feed, Share(batch, batch), turns, seed=seed, **how) for seed in seeds}
         peak, peak_from = find_peak(self.device, config.precision)
         meter = Meter(self.flops * len(self.players), peak)
         problem = ck.Problem("members", f"out of memory with {len(self.players)} of them", do="train fewer at once")
         bar = tqdm(total=self.images, initial=seen, unit="img", disable=None, smoothing=0.05)
         with catch_signals() as stopped, explain_memory(problem), bar:
             while seen < self.images:
-                self.step(readers, meter, seen, len(pictures))
+                self.step(feed, readers, meter, seen)
                 seen += batch
                 meter.add(batch)
                 bar.update(batch)
@@ -250,7 +255,7 @@ class _Training:
                 if leaving and seen < self.images:
                     raise KeyboardInterrupt
 
-    def step(self, readers: Mapping[int, Iterator[Any]], meter: Meter, seen: int, rows_in_all: int) -> None:
+    def step(self, feed: Feed, readers: Mapping[int, Iterator[Any]], meter: Meter, seen: int) -> None:
         """Read once for each seed, one pass forward and back for all members, then clip, update and average each by itself."""
         started = time.perf_counter()
         got = {seed: next(reader) for seed, reader in readers.items()}
@@ -259,12 +264,12 @@ class _Training:
         for player in self.players:  # members of one seed and one variant are told the same
             key, part = (player.config.seed, id(player.conditions)), got[player.config.seed]
             if key not in told:
-                told[key] = conditions_of(player.conditions, part.rows, part.numbers // rows_in_all)
+                told[key] = conditions_of(player.conditions, part.rows, part.numbers // len(feed))
         given = _join_conditions([told[player.config.seed, id(player.conditions)] for player in self.players])
-        images = torch.stack([part.images for part in got.values()]).to(self.device, non_blocking=True)
-        numbers, rows = next(iter(got.values())).numbers, torch.stack([part.rows for part in got.values()])
-        clean = images.float().div_(127.5).sub_(1)
-        reading = Reading(clean, numbers.to(self.device), rows.to(self.device), given.to(self.device))
+        numbers = next(iter(got.values())).numbers.to(self.device)
+        clean = torch.stack([feed.prepare(part.images.to(self.device, non_blocking=True), numbers, seed) for seed, part in got.items()])
+        rows = torch.stack([part.rows for part in got.values()])
+        reading = Reading(clean, numbers, rows.to(self.device), given.to(self.device))
         with autocast(self.config, self.device):
             losses, measures = stack_losses(self.stack, self.cast, reading)
             # A sum over members of means over the batch: each member's gradient is that of its own mean.
