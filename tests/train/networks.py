@@ -30,7 +30,7 @@ def wake_weights(network: Any) -> Any:
 DIT = DiTConfig(depth=2, width=32, heads=4, patch=2)
 UNET = UNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, heads=2, condition_width=24)
 PIXEL = PixelUNetConfig(channels=[16, 32], attention=[False, True], layers=1, norm_groups=8, head_width=16)
-MLP = MLPConfig(depth=2, width=32, condition_width=24)
+MLP = MLPConfig(depth=2, width=32, condition_width=24, table_std=1.0)
 SHAPE = (3, 8, 8)
 WIDTH = 32  # of the small encoders of conftest.py
 KINDS: dict[str, tuple[Any, int | None, int | None, bool]] = {
