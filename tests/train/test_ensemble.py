@@ -290,7 +290,7 @@ def test_another_source_and_a_network_that_cannot_be_batched_are_refused(source:
     assert not (tmp_path / "all").exists()
 
 
-@pytest.mark.parametrize("kind", ["mlp-class", "dit-text", "unet-tokens"])
+@pytest.mark.parametrize("kind", ["mlp-class", "dit-class", "dit-text", "unet-tokens"])
 def test_sampling_all_is_sampling_each(kind: str) -> None:
     """To 1e-5, at every scale, from common starts; and the members do differ."""
     config, classes, text_width, tokens = KINDS[kind]

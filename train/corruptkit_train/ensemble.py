@@ -44,7 +44,15 @@ from corruptkit_train.stacks import Cast, Reading, Span, Stack, StackedAdamW, cl
 # Fields in which members may differ.
 _FREE = re.compile(r"(seed|perturbation(\..*)?|condition\.(dropout|each_epoch)|optimiser\.rate)$")
 # What an ensemble does not do, and what it must be.
-_PLAIN = {"micro_batch": None, "compile": False, "sample": 0, "trackers": ()}
+_PLAIN = {
+    "micro_batch": None,
+    "compile": False,
+    "checkpointing": False,
+    "channels_last": False,
+    "sharding": "ddp",
+    "sample": 0,
+    "trackers": (),
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

@@ -29,12 +29,11 @@ def sample_ensemble(
             raise ck.CatalogError(
                 ck.Problem(f"member {place}", "another objective, device or precision", "those of member 0", "sample it alone")
             )
-    with torch.no_grad():
-        beside = _Beside([member.denoiser for member in members], first.null)  # type: ignore[misc]  # they are modules
+    beside = _Beside([member.denoiser for member in members], first.null)  # type: ignore[misc]  # they are modules
     joined = replace(first, denoiser=beside, copies=len(members))
     made = sample_latents(joined, sampler, condition, numbers, seed=seed, scales=scales)
     count, many = made.shape[:2]
-    return made.view(count, many, len(members), *beside.sample_shape).movedim(2, 0)
+    return made.reshape(count, many, len(members), *beside.sample_shape).movedim(2, 0)
 
 
 class _Beside:
@@ -43,7 +42,9 @@ class _Beside:
     def __init__(self, denoisers: Sequence[nn.Module], null: Condition) -> None:
         one: Any = denoisers[0]
         self._stack = Stack(denoisers)
-        refuse_unbatched(self._stack, null, one.sample_shape)
+        self._stack.denoiser.requires_grad_(requires_grad=False)
+        with torch.enable_grad():
+            refuse_unbatched(self._stack, null, one.sample_shape)
         self.sample_shape: tuple[int, int, int] = one.sample_shape
         self.classes: int | None = one.classes
         self.width: int = one.width
@@ -57,6 +58,8 @@ class _Beside:
     def __call__(self, sample: Tensor, timestep: Tensor, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, M * C, H, W), without a variance that the members may have learnt."""
         channels = self.sample_shape[0]
-        apart = sample.view(len(sample), -1, *self.sample_shape).transpose(0, 1)  # (M, B, C, H, W)
-        made = self._stack.run("__call__", apart, timestep, states.transpose(0, 1), mask, shared=(1, 3))
+        apart = sample.reshape(len(sample), -1, *self.sample_shape).transpose(0, 1)  # (M, B, C, H, W)
+        # No weight here has a gradient. Where gradients are off, networks take kernels that torch cannot batch over weights.
+        with torch.enable_grad():
+            made = self._stack.run("__call__", apart, timestep, states.transpose(0, 1), mask, shared=(1, 3))
         return made[:, :, :channels].transpose(0, 1).flatten(1, 2)
