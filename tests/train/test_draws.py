@@ -99,3 +99,16 @@ def test_odd_counts_and_none() -> None:
     assert draw_normal(0, "noise", torch.arange(3), (5,)).shape == (3, 5)
     assert draw_normal(0, "noise", torch.arange(3)).shape == (3,)
     assert draw_words(0, "noise", torch.arange(0), 4).shape == (0, 4)
+
+
+def test_a_seed_for_each_image_is_each_seed_by_itself() -> None:
+    """To the bit, with seeds that fill 63 bits."""
+    seeds, images = [0, 7, (1 << 63) - 1], torch.arange(1000, 1005)
+    together = draw_words(torch.tensor(seeds).repeat_interleave(5), "noise", images.repeat(3), 70)
+    for place, seed in enumerate(seeds):
+        assert torch.equal(together[place * 5 : place * 5 + 5], draw_words(seed, "noise", images, 70))
+    first, *others = [part & 0xFFFFFFFF for part in (7, 7 >> 32)]
+    counter = [torch.arange(4), torch.arange(4), torch.zeros(4, dtype=torch.int64), torch.full((4,), 5)]
+    keys = tuple(torch.full((4,), word) for word in (first, *others))
+    one = mix_tensors([part.clone() for part in counter], (keys[0], keys[1]))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, mix_counter(counter, (7, 0)), strict=True))
