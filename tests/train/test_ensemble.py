@@ -119,6 +119,26 @@ def test_one_of_an_ensemble_is_the_model_trained_alone(source: Path, tmp_path: P
     assert difference(tmp_path / "all" / "clean", tmp_path / "all" / "flip", 1600, "weights") > 1e-4, "settings do differ"
 
 
+@pytest.mark.parametrize("how", ["pooled", "tokens", "trained"])
+def test_members_of_text_are_runs_of_text(source: Path, tmp_path: Path, tiny: Path, how: str) -> None:
+    """Pooled states, and masked tokens of a UNet; transformers' code of an encoder that is trained along cannot be batched."""
+    encoder = {"name": str(tiny), "output": "pooled" if how == "pooled" else "tokens", "max_tokens": 6, "train": how == "trained"}
+    unet = {"kind": "unet", "channels": [8, 16], "attention": [False, True], "layers": 1, "norm_groups": 4, "heads": 2}
+    table = small_member(images=64).model_dump(mode="json") | {"condition": {"kind": "text", "encoder": encoder}}
+    if how != "pooled":
+        table["model"] = unet
+    runs = {"clean": table, "cep": table | {"perturbation": [{"kind": "cep"}]}, "other-seed": table | {"seed": 3}}
+    members = {name: Member(parse_config(run, "test"), source) for name, run in runs.items()}
+    if how == "trained":
+        with pytest.raises(ck.CatalogError, match="ensemble: a UNet that torch cannot batch over weights"):
+            train_ensemble(members, tmp_path / "all")
+        return
+    train_ensemble(members, tmp_path / "all")
+    for name, member in members.items():
+        train_run(member.config, source, tmp_path / name)
+        assert difference(tmp_path / "all" / name, tmp_path / name, 64, "weights") < 1e-5
+
+
 def test_gradients_are_clipped_each_by_its_own_norm(source: Path, tmp_path: Path) -> None:
     """A member with large gradients leaves the others' as they are."""
     loud = {"kind": "input", "gamma": 100.0}

@@ -196,7 +196,7 @@ def _describe_cast(players: Sequence[_Player], null: Condition, device: torch.de
 
 def _join_conditions(parts: Sequence[Condition]) -> Condition:
     """One after another."""
-    columns = zip(*((part.ids, part.states, part.mask) for part in parts), strict=True)
+    columns = zip(*(part.parts() for part in parts), strict=True)
     return Condition(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 

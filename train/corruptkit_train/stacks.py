@@ -99,7 +99,7 @@ class Stack:
 
     def embed(self, condition: Condition) -> Tensor:
         """(M, B, ...): states of a condition of M * B rows, those of a member beside each other."""
-        parts = {name: getattr(condition, name) for name in ("ids", "states", "mask")}
+        parts = {name: getattr(condition, name) for name in ("ids", "states", "mask", "words")}
         given = {name: split_rows(part, self.members) for name, part in parts.items() if part is not None}
         found: Tensor = vmap(lambda own, some: self.call(own, "embed", Condition(**some)))(self.weights, given)
         return found
