@@ -138,7 +138,10 @@ def _open_players(members: Mapping[str, Member], out: Path, images: int | None) 
         key = (str(member.data), str(member.source), config.condition.each_epoch)
         if key not in opened:
             found = open_data(config, member.data, member.source)
-            opened[key] = found, open_conditions(config.condition, found.dataset, out / ".captions", file=str(member.data))
+            opened[key] = (
+                found,
+                open_conditions(config.condition, found.dataset, out / ".captions", file=str(member.data), encoder=found.encoder),
+            )
         data, conditions = opened[key]
         record = compare_folder(config, data.record, out / name, images or config.images)
         players.append(_Player(name, config, data, conditions, out / name, record))
