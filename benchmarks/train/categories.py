@@ -22,8 +22,8 @@ from corruptkit_train.conditions import open_words
 from corruptkit_train.draws import draw_uniform
 from corruptkit_train.grids import tile_images
 from corruptkit_train.images import ImageConfig, Order, Pictures
-from corruptkit_train.run import open_model
 from corruptkit_train.samples import Request, sample_numbers
+from corruptkit_train.trained import open_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from results import publish

@@ -41,7 +41,7 @@ from corruptkit_train.latent_cache import make_cache
 from corruptkit_train.latent_shards import MANIFEST, CacheManifest, Stated, keys_sha256, pack_keys, write_shard
 from corruptkit_train.latents import Latents
 from corruptkit_train.loop import Home, Material, train_model
-from corruptkit_train.run import make_denoiser
+from corruptkit_train.trained import make_denoiser
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from results import publish

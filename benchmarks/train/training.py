@@ -31,7 +31,7 @@ from corruptkit_train.config import RunConfig, parse_config
 from corruptkit_train.draws import draw_normal, draw_words
 from corruptkit_train.images import Pictures
 from corruptkit_train.loop import Home, Material, make_optimiser, train_model
-from corruptkit_train.run import make_denoiser
+from corruptkit_train.trained import make_denoiser
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from results import publish

@@ -74,7 +74,7 @@ def test_a_sketch_counts_what_the_network_does(tmp_path: Path) -> None:
     config = text_run(encoder)
     found = estimate_alone(config)
     from corruptkit_train.conditions import null_conditions
-    from corruptkit_train.run import make_denoiser
+    from corruptkit_train.trained import make_denoiser
 
     conditions = null_conditions(config.condition, None)
     network = make_denoiser(config, conditions)

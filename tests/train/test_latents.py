@@ -27,8 +27,9 @@ from corruptkit_train.draws import draw_uniform
 from corruptkit_train.images import ImageConfig, Share, read_batches
 from corruptkit_train.latent_cache import make_cache
 from corruptkit_train.latents import Latents
-from corruptkit_train.run import open_model, train_run
+from corruptkit_train.run import train_run
 from corruptkit_train.sampling import decode_samples
+from corruptkit_train.trained import open_model
 from tests.corruptkit.damage import flip_bit
 from tests.corruptkit.shards import Row, write_shards
 from tests.train.networks import save_autoencoder

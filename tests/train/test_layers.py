@@ -16,7 +16,7 @@ BANNED = {"torchvision", "torch_fidelity"}
 RULES = Rules(
     layers=(
         {"__main__", "cli", "commands"},
-        {"autoencoder_training", "ensemble", "latent_cache", "run", "samples"},
+        {"autoencoder_training", "ensemble", "latent_cache", "run", "samples", "trained"},
         {"cost", "ensemble_sampling", "grids", "loop", "stacks", "step"},
         {"config", "meter"},
         {"sampling"},

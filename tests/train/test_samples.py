@@ -25,7 +25,8 @@ from corruptkit_train import samples
 from corruptkit_train.checkpoint import find_checkpoints
 from corruptkit_train.cli import main
 from corruptkit_train.config import digest_table, load_config
-from corruptkit_train.run import open_model, train_run
+from corruptkit_train.run import train_run
+from corruptkit_train.trained import open_model
 from tests.train.small import small_run, write_pictures
 
 torch.set_num_threads(1)

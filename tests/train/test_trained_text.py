@@ -22,7 +22,8 @@ from corruptkit_train.conditions import Condition, TextConditions, drop_conditio
 from corruptkit_train.config import ConditionConfig, RunConfig, parse_config
 from corruptkit_train.encoders import Encoder, TextEncoder, load_encoder
 from corruptkit_train.pipelines import ConditionalPipeline
-from corruptkit_train.run import make_denoiser, open_model, train_run
+from corruptkit_train.run import train_run
+from corruptkit_train.trained import make_denoiser, open_model
 from tests.train.conftest import save_encoder
 from tests.train.small import small_run, write_pictures
 from tests.train.test_run import command, finish, relative_difference, saved, write_run

@@ -22,9 +22,10 @@ from corruptkit_train.config import RunConfig, change_sampler, digest_table, loa
 from corruptkit_train.cost import estimate_alone
 from corruptkit_train.latent_cache import make_cache, verify_cache
 from corruptkit_train.latent_shards import CacheManifest
-from corruptkit_train.run import limit_threads, open_model, refuse_nesting, train_run, watch_rows
+from corruptkit_train.run import limit_threads, refuse_nesting, train_run, watch_rows
 from corruptkit_train.samples import Request, Share, write_samples
 from corruptkit_train.sampling import find_device, place_model
+from corruptkit_train.trained import open_model
 
 _DEEP = 64  # rows that --deep encodes again
 

@@ -32,7 +32,6 @@ from corruptkit_train.run import (
     find_cache,
     flatten_fields,
     hold_folder,
-    make_denoiser,
     open_data,
     open_feed,
     refuse_nesting,
@@ -40,6 +39,7 @@ from corruptkit_train.run import (
 )
 from corruptkit_train.sampling import find_device
 from corruptkit_train.stacks import Cast, Reading, Span, Stack, StackedAdamW, clip_members, refuse_unbatched, stack_losses
+from corruptkit_train.trained import make_denoiser
 
 # Fields in which members may differ.
 _FREE = re.compile(r"(seed|perturbation(\..*)?|condition\.(dropout|each_epoch)|optimiser\.rate)$")

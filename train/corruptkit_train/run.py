@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,9 +23,8 @@ from tqdm import tqdm
 import corruptkit as ck
 from corruptkit.files import explain_disk, lock_folder, write_atomic
 from corruptkit_train.autoencoders import Autoencoder, load_autoencoder
-from corruptkit_train.averages import copy_weights
-from corruptkit_train.checkpoint import Checkpoint, find_checkpoints
-from corruptkit_train.conditions import Conditions, Tell, Teller, null_conditions, open_conditions, open_words, read_recipe
+from corruptkit_train.checkpoint import find_checkpoints
+from corruptkit_train.conditions import open_conditions, read_recipe
 from corruptkit_train.config import APART, RunConfig, Stated, read_record
 from corruptkit_train.cost import tell_cost
 from corruptkit_train.encoders import Encoder, load_encoder
@@ -33,13 +32,13 @@ from corruptkit_train.grids import draw_grid
 from corruptkit_train.images import Feed, Pictures
 from corruptkit_train.latent_shards import read_manifest
 from corruptkit_train.latents import Latents
-from corruptkit_train.loop import Home, Material, explain_memory, train_model
-from corruptkit_train.models import build_model
+from corruptkit_train.loop import Home, Material, train_model
 from corruptkit_train.models.dit import DiT
 from corruptkit_train.models.mlp import MLP
-from corruptkit_train.models.unet import TrainedText, UNet
+from corruptkit_train.models.unet import UNet
 from corruptkit_train.pipelines.saving import Settings, save_pipeline
 from corruptkit_train.sampling import Trained, make_scheduler, place_model
+from corruptkit_train.trained import make_denoiser, pixel_shape, trained_model
 
 _PACKAGES = ("corruptkit", "corruptkit-train", "torch", "diffusers", "accelerate", "transformers", "numpy")
 
@@ -260,73 +259,6 @@ def flatten_fields(value: Any, name: str = "") -> dict[str, Any]:
     if items is None:
         return {name: value}
     return {key: leaf for part, below in items for key, leaf in flatten_fields(below, f"{name}.{part}" if name else str(part)).items()}
-
-
-def pixel_shape(config: RunConfig) -> tuple[int, int, int]:
-    """(C, H, W) of images."""
-    return config.data.channels, config.data.size, config.data.size
-
-
-def make_denoiser(config: RunConfig, conditions: Conditions, shape: Sequence[int] = ()) -> DiT | UNet | MLP:
-    """The network as its seed begins it, for samples of a shape (C, H, W): of pixels, unless told otherwise."""
-    channels, height, width = shape or pixel_shape(config)
-    states, trained = conditions.null.states, getattr(conditions, "trained", None)
-    tokens = trained is not None or (states is not None and states.ndim == 3)
-    text_width = trained.width if trained is not None else None if states is None else states.shape[-1]
-    told = "a text" if conditions.classes is None else f"{conditions.classes:,} classes"
-    with explain_memory(ck.Problem("model", f"out of memory for a network that is told {told}", do="choose a smaller one")):
-        return build_model(
-            config.model,
-            shape=(channels, height, width),
-            classes=conditions.classes,
-            text_width=text_width,
-            tokens=tokens,
-            text=None if trained is None else TrainedText(trained.start_training(), trained.config.mask_padding),
-            seed=config.seed,
-        )
-
-
-def trained_model(config: RunConfig, conditions: Conditions, weights: dict[str, Tensor], autoencoder: Autoencoder | None = None) -> Trained:
-    """Another network of the run, with these weights, for sampling; what it makes is decoded by the autoencoder, if it is latents."""
-    shape = pixel_shape(config) if autoencoder is None else autoencoder.latent_shape(config.data.size)
-    denoiser = make_denoiser(config, conditions, shape)
-    copy_weights(weights, weights, denoiser)
-    denoiser.eval().requires_grad_(requires_grad=False)
-    return Trained(denoiser, config.objective, conditions.null, autoencoder)
-
-
-def open_model(
-    config: RunConfig, checkpoint: Checkpoint, weights: Literal["average", "raw"] = "average", tell: Tell | None = None
-) -> Trained:
-    """The network of a run's checkpoint; its data need not be there. `tell` saves loading its text encoder again."""
-    told = tell or open_words(config.condition)
-    if isinstance(told, Teller):
-        refuse_other_network(config.condition.encoder.name, "the text encoder", told.encoder.digest, checkpoint.state["data"]["encoder"])
-    conditions = null_conditions(config.condition, checkpoint.state["data"]["classes"], told)
-    part = {"average": "average", "raw": "weights"}[weights]
-    tensors = checkpoint.tensors(part)
-    try:
-        return trained_model(config, conditions, tensors, open_decoder(config, checkpoint))
-    except (LookupError, RuntimeError) as error:
-        found = f"weights of another network: {str(error).splitlines()[0]:.80}"
-        raise ck.IntegrityError(ck.Problem(str(checkpoint.path / f"{part}.safetensors"), found, "those that run.json states")) from None
-
-
-def open_decoder(config: RunConfig, checkpoint: Checkpoint) -> Autoencoder | None:
-    """The autoencoder of a run's latents, if it learned any. Raises IntegrityError where it is another one by now."""
-    if config.latents is None:
-        return None
-    found = load_autoencoder(config.latents)
-    stated = checkpoint.state["data"]["latents"]["autoencoder"]
-    refuse_other_network(config.latents.autoencoder, "the autoencoder", found.digest, stated)
-    return found
-
-
-def refuse_other_network(place: str, word: str, found: str, stated: str) -> None:
-    """What a run learned from is loaded from where it was; by now it may be another. Raises IntegrityError."""
-    if found != stated:
-        do = "put back the files of training"
-        raise ck.IntegrityError(ck.Problem(place, f"{word} {found[:16]}", f"{stated[:16]}, with which the run was trained", do))
 
 
 def watch_rows(word: str) -> Callable[[Iterator[Any], int], Iterator[Any]]:
