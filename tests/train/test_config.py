@@ -46,7 +46,7 @@ def test_presets_are_runs(name: str) -> None:
 
 
 def test_the_presets_of_the_laptop_are_there() -> None:
-    assert {"laptop-openmoji-text", "laptop-openmoji-class", "laptop-fashion-class"} <= set(presets())
+    assert {"laptop-openmoji-text", "laptop-openmoji-class", "laptop-openmoji-latents-text", "laptop-fashion-class"} <= set(presets())
 
 
 def test_changes_are_toml_or_text(file: Path) -> None:
