@@ -93,12 +93,11 @@ def explain_disk(target: Path) -> Iterator[None]:
 def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any = None) -> None:
     """Write a file with some of its bytes replaced (spans ascend), and digest what is written, in a thread of its own."""
     out.flush()
+    size = source.size if isinstance(source, RemoteFile) else os.fstat(source.fileno()).st_size
     place = 0
     busy: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1) as aside:
-        for piece in _fill_pieces(
-            source, _list_parts(spans, source.size if isinstance(source, RemoteFile) else os.fstat(source.fileno()).st_size)
-        ):
+        for piece in _fill_pieces(source, _list_parts(spans, size)):
             if digest is not None:
                 busy.append(aside.submit(digest.update, piece))
             _write_piece(out, piece)

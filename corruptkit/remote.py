@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -29,18 +29,9 @@ STREAM = 16 << 20  # bytes asked for at once where a shard is read from end to e
 FRESH = 10.0  # seconds for which an answer about a file is believed while its rows are read one by one
 _TRIES, _PAUSE = 5, 0.2
 _TAIL = 1 << 16  # bytes at a file's end that are kept: where Parquet has its footer
-_MARKS = (
-    "ETag",
-    "etag",
-    "xet_hash",
-    "blob_id",
-    "generation",
-    "md5Hash",
-    "content_md5",
-    "LastModified",
-    "Last-Modified",
-    "mtime",
-    "created",
+_MARKS = (  # the first that a server gives tells a file's content apart
+    *("ETag", "etag", "xet_hash", "blob_id", "generation", "md5Hash", "content_md5"),
+    *("LastModified", "Last-Modified", "mtime", "created"),
 )
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MOST_NAMES = 1_000_000
@@ -94,9 +85,9 @@ class RemotePath(PosixPath):
             raise DatasetError(Problem(str(self), "the server tells no size", "a file with a size", "copy it here first"))
         kind = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG
         times = {"st_mtime_ns": file_mark(info)}
-        return os.stat_result((kind | 0o444, 0, 0, 1, 0, 0, info.get("size") or 0, 0, 0, 0), times)  # type: ignore[call-overload, no-any-return]
+        return os.stat_result((kind | 0o444, 0, 0, 1, 0, 0, info.get("size") or 0, 0, 0, 0), times)
 
-    def iterdir(self) -> Iterator[RemotePath]:
+    def iterdir(self) -> Generator[RemotePath, None, None]:
         return (self / name for name in sorted(list_folder(self)))
 
     def glob(self, pattern: str, **_: Any) -> Iterator[RemotePath]:  # type: ignore[override]
@@ -184,7 +175,7 @@ def source_path(path: str | Path) -> Path:
         found, do = "a URL with a user, a query or a fragment", "leave credentials in the standard places: AWS_*, HF_TOKEN, ~/.netrc"
         raise DatasetError(Problem(text, found, "a bare URL", do))
     parts = text.partition("://")[2].rstrip("/").split("/")
-    if not scheme or not host or "::" in text or any(part in ("", ".", "..") for part in parts):
+    if not host or "::" in text or any(part in ("", ".", "..") for part in parts):
         raise DatasetError(Problem(text, f"the URL of no folder or file ({rest!r:.40})", "such as s3://bucket/folder", "mend the URL"))
     open_system(scheme, text)
     return RemotePath(f"{scheme}:", *parts)

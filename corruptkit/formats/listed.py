@@ -1,4 +1,4 @@
-"""Remote tars that a side-car lists: the index of a shard from img2dataset's Parquet, and the places of its samples when they are asked for.
+"""Remote tars that a side-car lists: their index from img2dataset's Parquet, and where samples lie once somebody asks.
 
 A side-car is believed only where it says all that the tar would: every check that fails is told, and the tar is read instead.
 """
@@ -48,12 +48,12 @@ def _scan_list(shard: Shard, path: Path) -> Scan:
     names, captions = _read_list(shard, path)
     keys = _find_keys(shard, names)
     count, columns = len(names), shard.layout.columns
-    parts, images, hidden = (), (), ()
-    others: list[str] = []
+    parts: tuple[str, ...] = ()
+    others, hidden = list[str](), list[str]()
     if count:
         sample = _check_first(shard, names[0], captions[0])
         parts, others = tuple(sample.parts), webdataset.other_suffixes(sample.parts, columns)
-        images, hidden = webdataset.shown_images([parts], columns), webdataset.hidden_suffixes(parts, columns)
+        hidden = webdataset.hidden_suffixes(parts, columns)
     digest = xxh3_64("\0".join([f"listed {parts}", *keys, *captions]).encode()).hexdigest()
     unknown = pa.array(np.full(count, -1))
     table = pa.table(
@@ -67,7 +67,7 @@ def _scan_list(shard: Shard, path: Path) -> Scan:
         ],
         schema=SCANNED,
     )
-    return Scan(table, (), digest, tuple(sorted(others)), tuple(images), tuple(sorted(hidden)))
+    return Scan(table, (), digest, tuple(sorted(others)), webdataset.shown_images([parts], columns), tuple(sorted(hidden)))
 
 
 def _read_list(shard: Shard, path: Path) -> tuple[list[str], list[str]]:
