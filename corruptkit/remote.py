@@ -263,19 +263,19 @@ def _explained(path: Path) -> Iterator[None]:
 def ask_info(path: RemotePath) -> dict[str, Any]:
     """What the server says of a path, at most FRESH seconds old. Raises FileNotFoundError, DatasetError."""
     known = _answers.get(str(path))
-    if known is not None and time.monotonic() - known[0] < FRESH:
-        return known[1]
     listing = _answers.get(f"{path.parent}/")
-    if listing is not None and time.monotonic() - listing[0] < FRESH:
+    if known is None and listing is not None and time.monotonic() - listing[0] < FRESH:
+        known = (listing[0], {})  # what a listing has not is not there
+    if known is None or time.monotonic() - known[0] >= FRESH:
+        try:
+            with _explained(path):
+                known = time.monotonic(), _ask_server(path)
+        except FileNotFoundError:
+            known = time.monotonic(), {}
+        _answers[str(path)] = known
+    if not known[1]:
         raise FileNotFoundError(2, "No such file or directory", str(path))
-    with _explained(path):
-        info = _ask_server(path)
-    return _remember(path, info)
-
-
-def _remember(path: RemotePath, info: dict[str, Any]) -> dict[str, Any]:
-    _answers[str(path)] = (time.monotonic(), info)
-    return info
+    return known[1]
 
 
 def _ask_server(path: RemotePath) -> dict[str, Any]:
@@ -322,7 +322,7 @@ def list_folder(path: Path, system: Any = None) -> dict[str, dict[str, Any]]:
         if name and below and "?" not in name and info["name"].strip("/") != system._strip_protocol(str(path)).strip("/"):  # noqa: SLF001
             entries[name] = dict(info)
             if info.get("size") is not None and not path.parts[0].startswith("http"):
-                _remember(path / name, entries[name])
+                _answers[str(path / name)] = (time.monotonic(), entries[name])
     if not path.parts[0].startswith("http"):
         _answers[f"{path}/"] = (time.monotonic(), {})  # what is not among them is not there
     return entries

@@ -1,4 +1,4 @@
-"""A web server over a folder: ranges, listings, counts of the bytes it sent, and the ways in which servers fail."""
+"""A web server over a folder, on 127.0.0.1 under a free port, for one test: ranges, listings, counts of the bytes it sent, and the ways in which servers fail."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Handler(SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         return
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         self._answer(body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802 - the same
+    def do_HEAD(self) -> None:
         self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
