@@ -115,7 +115,7 @@ def send_tree(request: Handler, name: str, revision: str, folder: str | None) ->
     files = request.find_repository(name)
     if files is None:
         return
-    before = f"{folder.strip('/')}/" if folder else ""
+    before = f"{folder.strip('/')}/" if folder and folder.strip("/") else ""
     entries: dict[str, dict[str, Any]] = {}
     for path, content in files.items():
         if path.startswith(before):

@@ -1,4 +1,4 @@
-"""A web server over a folder, on 127.0.0.1 under a free port, for one test: ranges, listings, counts of the bytes it sent, and the ways in which servers fail."""
+"""A web server over a folder, on 127.0.0.1 under a free port: ranges, listings, counts of bytes, and the ways in which servers fail."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,9 @@ def serve_s3() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        url = f"http://{host}:{port}"
+        urlopen(Request(f"{url}/moto-api/reset", method="POST")).close()  # noqa: S310 - ours; all servers of a process share their buckets
+        yield url
     finally:
         server.stop()
 
@@ -40,8 +43,8 @@ def put_objects(endpoint: str, bucket: str, contents: dict[str, bytes]) -> None:
     system = s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False)
     if not system.exists(bucket):
         system.mkdir(bucket)
-    for name, content in contents.items():
-        system.pipe_file(f"{bucket}/{name}", content)
+    if contents:
+        system.pipe({f"{bucket}/{name}": content for name, content in contents.items()})
 
 
 def folder_contents(folder: Path) -> dict[str, bytes]:

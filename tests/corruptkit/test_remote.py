@@ -201,7 +201,7 @@ def test_changed_source_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.M
     with serve_folder(folder) as web:
         dataset = ck.open_dataset(web.url if layout != "parquet" else f"{web.url}/data")
         plan = ck.make_plan(SWAP, dataset.index())
-        shard = sorted(folder.rglob("*0-of-00002.parquet" if layout == "parquet" else "*0.tar"))[0]
+        shard = min(folder.rglob("*0-of-00002.parquet" if layout == "parquet" else "*0.tar"))
         content = bytearray(shard.read_bytes())
         content[700] ^= 1  # the same size: the etag alone tells
         shard.write_bytes(content)
@@ -211,7 +211,7 @@ def test_changed_source_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.M
             ck.write_variant(dataset, plan, tmp_path / "out")
 
 
-def test_overlay_of_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlay_of_another_source_is_refused(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "src", make_rows(20))
     with serve_folder(folder) as web:
         dataset = ck.open_dataset(web.url)
@@ -222,7 +222,7 @@ def test_overlay_of_another_source_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_cut_connection_is_taken_up(tmp_path: Path) -> None:
-    folder = write_shards(tmp_path / "src", make_rows(20))
+    folder = write_shards(tmp_path / "src", [row._replace(image=row.key.encode() * 2000) for row in make_rows(20)])
     expected = list(ck.open_dataset(folder).rows())
     with serve_folder(folder) as web:
         dataset = ck.open_dataset(web.url)
@@ -304,7 +304,7 @@ def test_answers_of_servers_in_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 def test_unreachable_s3_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(DatasetError, match="s3://bucket/x.*: its host cannot be reached"):
+    with pytest.raises(DatasetError, match=r"s3://bucket/x.*: its host cannot be reached"):
         ck.open_dataset("s3://bucket/x")
 
 
@@ -331,7 +331,7 @@ def test_url_that_is_refused(url: str, said: str) -> None:
 
 def test_variant_is_written_to_no_url(tmp_path: Path) -> None:
     dataset = ck.open_dataset(write_shards(tmp_path / "src", make_rows(20)))
-    with pytest.raises(DatasetError, match="found a URL|a URL, expected a path"):
+    with pytest.raises(DatasetError, match="a URL, expected a path"):
         ck.write_variant(dataset, ck.make_plan(SWAP, dataset.index()), "s3://bucket/out")
 
 
@@ -344,7 +344,7 @@ def test_manifest_names_no_other_scheme(tmp_path: Path) -> None:
     content = path.read_bytes().replace(str(tmp_path / "src").encode(), b"ssh://example.org/src")
     path.write_bytes(content)
     path.with_name("manifest.sha256").write_bytes(checksum_line(content))
-    with pytest.raises(DatasetError, match="ssh://example.org/src, .*the manifest's source"):
+    with pytest.raises(DatasetError, match=r"ssh://example.org/src, .*the manifest's source"):
         ck.open_dataset(tmp_path / "out")
     assert len(ck.open_dataset(tmp_path / "out", source=tmp_path / "src")) == 20
 
