@@ -23,7 +23,8 @@ from corruptkit.formats.splits import asked_split
 from corruptkit.formats.table import class_names
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from corruptkit.recipe import Recipe, drops_labels, load_embeddings, recipe_from_identity
-from corruptkit.remote import SCHEMES, RemotePath, is_pattern, source_path
+from corruptkit.remote import RemotePath, is_pattern, source_path
+from corruptkit.servers import SCHEMES
 
 _NESTED = 16  # overlays over overlays, at most
 

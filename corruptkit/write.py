@@ -35,7 +35,7 @@ from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.manifest import FOLDER, FileRecord, Manifest, SourceRecord, SourceShard, checksum_line, describe_circumstance, utc_now
 from corruptkit.plan import Plan
 from corruptkit.recipe import drops_labels
-from corruptkit.remote import RemotePath
+from corruptkit.remote import RemotePath, stat_files
 from corruptkit.target import PARTIAL, claim_target, drop_failed, refuse_overlap
 from corruptkit.tasks import (
     Format,
@@ -228,6 +228,7 @@ def _check_source(dataset: Dataset, *, sidecars: bool) -> None:
     if dataset.edits is not None and dataset.manifest is None:
         found, do = "edits that are in memory alone", "write their plan first, or make one recipe of both"
         raise CatalogError(Problem(str(dataset.path), found, "a source that others can open", do))
+    stat_files([shard for shard in dataset.shards if isinstance(shard, RemotePath)])
     for shard, stat in zip(dataset.shards, dataset.index().meta.shards, strict=True):
         refuse_changed(shard, stat)
         if sidecars and dataset.layout.format == "webdataset" and not isinstance(shard, RemotePath):

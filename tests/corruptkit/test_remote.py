@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import corruptkit as ck
-from corruptkit import remote
+from corruptkit import servers
 from corruptkit.errors import DatasetError, IntegrityError, TransferWarning
-from corruptkit.remote import RemoteFile, RemotePath, expand_braces, read_remote, source_path
+from corruptkit.remote import RemoteFile, RemotePath, expand_braces, source_path, stat_files
+from corruptkit.servers import read_remote
 from tests.corruptkit.saying import Run
 from tests.corruptkit.served import KINDS, SECRETS, Serve, put_objects, serve_s3, serve_sources, write_fetched, write_tables
 from tests.corruptkit.shards import make_rows, write_shards
@@ -42,10 +43,10 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_TOKEN", SECRETS[2])
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "_PAUSE", 0.01)
-    remote.forget_answers()
+    monkeypatch.setattr(servers, "_PAUSE", 0.01)
+    servers.forget_answers()
     yield
-    remote.forget_answers()
+    servers.forget_answers()
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def test_end_to_end_reading_is_announced(tmp_path: Path, serve: Serve) -> None:
 
 @pytest.mark.parametrize("layout", ["tars", "fetched", "parquet"])
 def test_changed_source_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
-    monkeypatch.setattr(remote, "FRESH", 0.0)
+    monkeypatch.setattr(servers, "FRESH", 0.0)
     folder = tmp_path / "src"
     {"tars": write_shards, "fetched": lambda f, r: write_fetched(f, r, 90), "parquet": lambda f, r: write_tables(f, r, 90)}[layout](
         folder, make_rows(20)
@@ -269,7 +270,7 @@ def test_listing_of_many_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for url in ("s3://bucket/many", "hf://datasets/org/many"):
             dataset = ck.open_dataset(url)
             assert [shard.name for shard in dataset.shards] == [f"{number:05d}.tar" for number in range(1100)]
-            assert [size for size, _ in remote.stat_files(list(dataset.shards))].count(10240) >= 1099  # type: ignore[arg-type]
+            assert [size for size, _ in stat_files(list(dataset.shards))].count(10240) >= 1099  # type: ignore[arg-type]
 
 
 def test_bucket_that_is_empty_or_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
