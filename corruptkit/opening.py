@@ -51,7 +51,8 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
     if bad not in ("refuse", "exclude"):
         raise CatalogError(Problem("bad", f"found '{bad}'", do=nearest_word(bad, ("refuse", "exclude"))))
     columns = Columns(label_column, caption_column, image_column)
-    if manifest_path(place).exists():
+    folder = _is_folder(place)
+    if folder and manifest_path(place).exists():
         given = {
             "split": asked_split(split),
             "key": key,
@@ -60,7 +61,7 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
             "caption_column": caption_column,
         }
         return _refuse_flags(open_variant(place, source), given | {"image_column": image_column})
-    if (place / FOLDER / "partial").exists():
+    if folder and (place / FOLDER / "partial").exists():
         do = "start the same `corruptkit make` again to finish it"
         raise DatasetError(Problem(str(place), "an unfinished variant", "a finished one", do))
     found = _refuse_format(find_shards(place, split))
@@ -72,6 +73,13 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
     name = strip_secrets(known.resolve().name)
     count = classes if classes is not None else len(names) or None
     return Dataset(place, name, found.shards, layout, found.split, count, root=found.root, exclude=bad == "exclude")
+
+
+def _is_folder(place: Path) -> bool:
+    """Whether a variant may lie at a path; of one on a server that is decided without asking for what lies in it."""
+    if not isinstance(place, RemotePath):
+        return True
+    return not is_pattern(place) and place.suffix not in (".tar", ".parquet", ".arrow") and place.exists()
 
 
 def _named_fields(columns: Columns) -> list[FieldName]:

@@ -166,6 +166,7 @@ def source_path(path: str | Path) -> Path:
     if not host or "::" in text or any(part in ("", ".", "..") for part in parts):
         raise DatasetError(Problem(text, f"the URL of no folder or file ({rest!r:.40})", "such as s3://bucket/folder", "mend the URL"))
     open_system(scheme, text)
+    expand_braces(parts[-1], text)
     return RemotePath(f"{scheme}:", *parts)
 
 
@@ -202,15 +203,17 @@ def _read_tail(path: RemotePath, size: int, mark: int) -> bytes:  # noqa: ARG001
     return read_remote(path, max(0, size - _TAIL), min(size, _TAIL))
 
 
-def expand_braces(pattern: str) -> list[str]:
+def expand_braces(pattern: str, where: str = "") -> list[str]:
     """The names that braces stand for: `{0000..0575}` counts with as many digits, `{a,b}` lists."""
     parts = _BRACES.split(pattern)
-    choices = [_choices(part, pattern) if number % 2 else [part] for number, part in enumerate(parts)]
+    choices = [_choices(part, where or pattern) if number % 2 else [part] for number, part in enumerate(parts)]
     count = 1
     for choice in choices:
         count *= len(choice)
     if count > _MOST_NAMES:
-        raise DatasetError(Problem(pattern, f"braces that stand for {count:,} names", f"at most {_MOST_NAMES:,}", "mend the pattern"))
+        raise DatasetError(
+            Problem(where or pattern, f"braces that stand for {count:,} names", f"at most {_MOST_NAMES:,}", "mend the pattern")
+        )
     return ["".join(words) for words in product(*choices)]
 
 

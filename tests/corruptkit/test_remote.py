@@ -24,7 +24,6 @@ from tests.hub import SIGNATURE, serve_hub
 from tests.web import serve_folder
 
 SWAP = ck.Recipe(seed=0, chain=[ck.Swap(ratio="0.1")])
-FLIP = ck.Recipe(seed=0, chain=[ck.Flip(ratio="0.1")])
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.filterwarnings("ignore::corruptkit.errors.TransferWarning"),
@@ -348,6 +347,16 @@ def test_manifest_names_no_other_scheme(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"ssh://example.org/src, .*the manifest's source"):
         ck.open_dataset(tmp_path / "out")
     assert len(ck.open_dataset(tmp_path / "out", source=tmp_path / "src")) == 20
+
+
+def test_variant_lies_on_a_server_too(tmp_path: Path, serve: Serve) -> None:
+    dataset = ck.open_dataset(serve("http", write_shards(tmp_path / "src", make_rows(20))))
+    plan = ck.make_plan(SWAP, dataset.index())
+    for format in ("overlay", "webdataset"):
+        ck.write_variant(dataset, plan, tmp_path / format, format)  # type: ignore[arg-type]
+        served = ck.open_dataset(serve("http", tmp_path / format))
+        assert served.manifest is not None
+        assert list(served.rows()) == list(ck.open_dataset(tmp_path / format).rows())
 
 
 def test_braces() -> None:
