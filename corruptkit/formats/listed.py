@@ -1,6 +1,7 @@
 """Remote tars that a side-car lists: their index from img2dataset's Parquet, and where samples lie once somebody asks.
 
-A side-car is believed only where it says all that the tar would: every check that fails is told, and the tar is read instead.
+A side-car is believed where its columns, its counts and the tar's first sample agree. Where they do not, that is told, and the tar is read.
+An edited row that holds another caption than the side-car says is refused when it is read.
 """
 
 from __future__ import annotations

@@ -344,7 +344,7 @@ def read_samples(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[s
     with open_shard(shard.file, _BYTES_AHEAD, stream=True) as (window, size):
         for sample in group_samples(window.read, size, shard):
             left.discard(sample.key)
-            yield sample.key, _load_sample(sample, window.read, edits.get(sample.key), shard.layout.columns)
+            yield sample.key, _load_sample(sample, window.read, edits.get(sample.key), shard)
     if left:
         raise changed_source(shard.file, min(left), "the sample is not there")
 
@@ -366,7 +366,7 @@ def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
         return data[start - spot.offset : start - spot.offset + size]
 
     for sample in group_samples(read, spot.offset + len(data), shard, spot.offset):
-        loaded = _load_sample(sample, read, edit, shard.layout.columns)
+        loaded = _load_sample(sample, read, edit, shard)
         return sample_row(sample.key, loaded, shard.layout.columns)
     raise changed_source(shard.file, "", f"no sample at byte {spot.offset}")
 
@@ -386,12 +386,11 @@ def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]
     return dict.fromkeys(others, pa.large_binary())
 
 
-def _load_sample(sample: Sample, read: Read, edit: RowEdit | None, columns: Columns) -> dict[str, Any]:
-    loaded: dict[str, Any] = {"__key__": sample.stem}
-    for suffix, member in sample.parts.items():
-        content = read(member.data, member.size)
-        loaded[suffix] = content if edit is None else rewrite_member(suffix, content, edit, columns)
-    return loaded
+def _load_sample(sample: Sample, read: Read, edit: RowEdit | None, shard: Shard) -> dict[str, Any]:
+    loaded = {suffix: read(member.data, member.size) for suffix, member in sample.parts.items()}
+    if edit is not None:  # refused where the old value is not there: an index may be a side-car's word
+        loaded = _edit_contents(sample.key, loaded, edit, shard.file, shard.layout.columns)
+    return {"__key__": sample.stem, **loaded}
 
 
 def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> Row:

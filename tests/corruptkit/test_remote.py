@@ -10,11 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import corruptkit as ck
 from corruptkit import servers
 from corruptkit.errors import DatasetError, IntegrityError, TransferWarning
+from corruptkit.formats import webdataset
 from corruptkit.remote import RemoteFile, RemotePath, expand_braces, source_path, stat_files
 from corruptkit.servers import read_remote
 from tests.corruptkit.saying import Run
@@ -149,17 +152,12 @@ def spoil_counts(tar: Path) -> None:
 
 
 def spoil_captions(tar: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = pq.read_table(tar.with_suffix(".parquet"))
     other = pa.array(["another"] * len(table))
     pq.write_table(table.set_column(table.column_names.index("caption"), "caption", other), tar.with_suffix(".parquet"))
 
 
 def spoil_schema(tar: Path) -> None:
-    import pyarrow.parquet as pq
-
     pq.write_table(pq.read_table(tar.with_suffix(".parquet")).drop_columns("status"), tar.with_suffix(".parquet"))
 
 
@@ -183,6 +181,51 @@ def test_side_car_that_proves_nothing_is_named(tmp_path: Path, serve: Serve, spo
     with pytest.warns(TransferWarning, match=f"shard-00000.tar: read from end to end: shard-00000.parquet beside it {said}"):
         found = there.index().meta.fingerprint
     assert found == ck.open_dataset(tmp_path / "src").index().meta.fingerprint
+
+
+def test_side_car_that_lies_is_found_when_edited_rows_are_read(tmp_path: Path, serve: Serve) -> None:
+    write_fetched(tmp_path / "src", make_rows(20), 90)
+    path = tmp_path / "src" / "shard-00001.parquet"
+    lines = pq.read_table(path).to_pylist()
+    next(line for line in lines if line["key"] == "000000019")["caption"] = "what the tar does not hold"
+    pq.write_table(pa.Table.from_pylist(lines), path)
+    variant = ck.open_dataset(serve("http", tmp_path / "src")).with_recipe(ck.Recipe(seed=0, chain=[ck.Swap(ratio="1")]))
+    for read in (lambda: list(variant.rows()), lambda: list(variant.to_webdataset()), lambda: variant.row(19)):
+        with pytest.raises(DatasetError, match=r"shard-00001.tar, 000000019: found the caption 'a photo of thing 19'"):
+            read()
+
+
+def test_side_car_of_a_sample_that_is_not_there(tmp_path: Path, serve: Serve) -> None:
+    write_fetched(tmp_path / "src", make_rows(20), 90)
+    tar = tmp_path / "src" / "shard-00001.tar"
+    write_fetched(tmp_path / "other", make_rows(19), 90)
+    (tmp_path / "other" / "shard-00001.tar").replace(tar)
+    dataset = ck.open_dataset(serve("http", tmp_path / "src"))
+    assert len(dataset) == 20
+    for read in (lambda: dataset.row(19), lambda: list(dataset.with_recipe(ck.Recipe(seed=0, chain=[ck.Swap(ratio="1")])).rows())):
+        with pytest.raises(DatasetError, match=r"shard-00001.tar, 000000019: found the sample is not there"):
+            read()
+
+
+def test_shards_are_streamed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webdataset, "STREAM", 100_000)
+    rows = [row._replace(image=row.key.encode() * 5000) for row in make_rows(40)]
+    with serve_folder(write_shards(tmp_path / "src", rows, shards=1)) as web:
+        dataset = ck.open_dataset(web.url)
+        assert len(list(dataset.rows())) == 40
+        ranges = [line.rpartition("=")[2] for line in web.asked if "bytes=" in line]
+        sizes = [int(last) - int(first) + 1 for first, last in (text.split("-") for text in ranges)]
+        assert len(sizes) > 30
+        assert max(sizes) == 100_000
+        before = web.total
+        dataset.row(20)
+        assert web.total - before < 50_000
+
+
+def test_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(DatasetError, match=r"s3://bucket/a.tar: no library for s3:// here; pip install 'corruptkit\[remote\]'"):
+        ck.open_dataset("s3://bucket/a.tar")
 
 
 def test_end_to_end_reading_is_announced(tmp_path: Path, serve: Serve) -> None:
