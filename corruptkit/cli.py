@@ -35,7 +35,9 @@ def _add_make(commands: Any) -> None:
             "--dataset", metavar="NAME", help="a data set of the catalog: $CORRUPTKIT_DATA/NAME, ./data/NAME, else fetched if free"
         )
         source.add_argument(
-            "--source", metavar="PATH", help="a folder of tars, Parquet, Arrow or images, one shard, a 'DIR/*.tar' pattern, or a variant"
+            "--source",
+            metavar="PATH_OR_URL",
+            help="a folder of tars, Parquet, Arrow or images, one shard, a 'DIR/*.tar' pattern, a variant, or a URL",
         )
         what = parser.add_argument_group("how to corrupt it")
         kind = what.add_mutually_exclusive_group()
@@ -115,14 +117,14 @@ def _add_source_flags(parser: argparse.ArgumentParser) -> None:
 def _add_readers(commands: Any) -> None:
     parser = add_command(commands, "verify", "check a variant's bytes, conditions and plan")
     parser.add_argument("path", metavar="DIR", help="the variant")
-    parser.add_argument("--source", metavar="PATH", help="the source: plan again from it and compare")
+    parser.add_argument("--source", metavar="PATH_OR_URL", help="the source: plan again from it and compare")
     parser.add_argument("--embeddings", metavar="FILE", help="the file that --swap --mode far or near was given, to plan again")
     parser.add_argument("--deep", action="store_true", help="compare every byte of the shards with the source (needs --source)")
     parser.add_argument("--workers", type=whole_number, metavar="N", help="processes (default: one a core)")
     parser = add_command(commands, "restore", "write a variant's source back: tars byte for byte, Parquet and Arrow row by row")
     parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--out", metavar="DIR", required=True, help="an empty folder, or one that is not there yet")
-    parser.add_argument("--source", metavar="PATH", help="where an overlay's source lies, if not where it was")
+    parser.add_argument("--source", metavar="PATH_OR_URL", help="where an overlay's source lies, if not where it was")
     parser = add_command(commands, "diff", "compare two sources or variants row by row")
     parser.add_argument("first", metavar="A", help="a source or variant")
     parser.add_argument("second", metavar="B", help="another")
@@ -130,7 +132,9 @@ def _add_readers(commands: Any) -> None:
     parser = add_command(commands, "show", "print what a variant is and what was done to it")
     parser.add_argument("path", metavar="DIR", help="the variant")
     parser.add_argument("--counts", action="store_true", help="also compare with the source's rows: classes, captions, the law of the mode")
-    parser.add_argument("--source", metavar="PATH", help="the same, with the source that lies there: an overlay's, if not where it was")
+    parser.add_argument(
+        "--source", metavar="PATH_OR_URL", help="the same, with the source that lies there: an overlay's, if not where it was"
+    )
     parser.add_argument(
         "--edits", type=whole_number, metavar="N", default=0, help="print N edits too, old and new, in the order of their rank"
     )

@@ -17,7 +17,7 @@ import pyarrow as pa
 from corruptkit.edits import EditMap, compose_edits, edit_index, map_edits
 from corruptkit.engines.local import Watch
 from corruptkit.errors import DatasetError, Problem
-from corruptkit.formats import FORMATS, webdataset
+from corruptkit.formats import FORMATS, listed, webdataset
 from corruptkit.formats.conditions import RowEdit
 from corruptkit.formats.layout import Layout, Row, Shard, Spot
 from corruptkit.formats.members import row_members
@@ -26,6 +26,7 @@ from corruptkit.manifest import Manifest
 from corruptkit.names import hub_name
 from corruptkit.plan import make_plan
 from corruptkit.recipe import Recipe, drops_labels
+from corruptkit.remote import RemotePath
 
 _BATCH = 256
 
@@ -148,8 +149,12 @@ class Dataset:
         edit = None if self._edit_map is None else self._edit_map.of_row(number)
         file = self.shards[shard]
         _refuse_changed(file, index.meta.shards[shard])
-        spot = Spot(position, offset, length, number)
-        return FORMATS[self.layout.format].read_row(Shard(file, self.root, self.layout, number), spot, edit)
+        part, spot = Shard(file, self.root, self.layout, number), Spot(position, offset, length, number)
+        if offset < 0:  # a side-car told of the row, and not where it lies
+            spot = listed.find_spot(
+                part, skips(index.excluded, shard), index.column("key")[number].as_py(), index.meta.shards[shard].mtime_ns
+            )
+        return FORMATS[self.layout.format].read_row(part, spot, edit)
 
     def schema(self) -> pa.Schema:
         """The columns of rows: key; image, label and caption where any row has one; then the others by name."""
@@ -269,7 +274,7 @@ def worker_share() -> tuple[int, int]:
 def _refuse_changed(file: Path, known: ShardStat) -> None:
     """An index says where samples lie: in a shard that has changed since, another may lie there."""
     try:
-        found = os.stat(file)  # noqa: PTH116 - asked for every row: a Path takes twice as long
+        found = file.stat() if isinstance(file, RemotePath) else os.stat(file)  # noqa: PTH116 - asked for every row: a Path takes twice as long
     except OSError as error:
         raise DatasetError(Problem(str(file), f"cannot be read: {error.strerror}", do="mend the path or its permissions")) from None
     if (found.st_size, found.st_mtime_ns) != (known.bytes, known.mtime_ns):

@@ -105,6 +105,10 @@ class LeftoverWarning(UserWarning):
     """A variant still tells an old condition, in a place that corruptkit does not rewrite."""
 
 
+class TransferWarning(UserWarning):
+    """More is read over the network than the table of a source: said before it begins."""
+
+
 def nearest_word(word: str, valid: Iterable[str]) -> str:
     """The advice for a misspelt word: the nearest valid one, or all of them (of many, the first few)."""
     words = sorted(valid)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from corruptkit.errors import ConflictError, DatasetError, Problem
+from corruptkit.remote import RemoteFile
 
 # Pieces that a processor's cache holds: one is written while the one before it is digested.
 _PIECE, _BUFFERS = 1 << 20, 4
@@ -23,7 +24,7 @@ Span = tuple[int, int, bytes]  # bytes [start, stop) of a file, and what stands 
 def local_path(path: str | Path) -> Path:
     """A path, and no URL: `s3://bucket` would become a folder of that name."""
     if "://" in str(path):
-        raise DatasetError(Problem(str(path), "a URL", "a path: this version reads and writes local files only", "copy it here first"))
+        raise DatasetError(Problem(str(path), "a URL", "a path: variants are written to and read from folders", "name a folder"))
     return Path(path)
 
 
@@ -92,10 +93,11 @@ def explain_disk(target: Path) -> Iterator[None]:
 def copy_patched(source: BinaryIO, out: BinaryIO, spans: Iterable[Span], digest: Any = None) -> None:
     """Write a file with some of its bytes replaced (spans ascend), and digest what is written, in a thread of its own."""
     out.flush()
+    size = source.size if isinstance(source, RemoteFile) else os.fstat(source.fileno()).st_size
     place = 0
     busy: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1) as aside:
-        for piece in _fill_pieces(source, _list_parts(spans, os.fstat(source.fileno()).st_size)):
+        for piece in _fill_pieces(source, _list_parts(spans, size)):
             if digest is not None:
                 busy.append(aside.submit(digest.update, piece))
             _write_piece(out, piece)
@@ -148,7 +150,12 @@ def _fill_pieces(source: BinaryIO, parts: Iterable[bytes | range]) -> Iterator[m
 
 def _read_into(source: BinaryIO, room: memoryview, start: int) -> int:
     """Read some bytes from `start`, at least one."""
-    got = os.preadv(source.fileno(), [room], start)
+    if isinstance(source, RemoteFile):
+        data = source.pread(start, len(room))
+        got = len(data)
+        room[:got] = data
+    else:
+        got = os.preadv(source.fileno(), [room], start)
     if not got:
         raise DatasetError(
             Problem(source.name, f"it ends at byte {start}", "the shard as it was indexed", "the source has changed: plan again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,11 +22,13 @@ from corruptkit.corruptions.rows import Ints, Rows
 from corruptkit.digest import canonical_json, fingerprint, sha256_hex
 from corruptkit.draws import hash_keys
 from corruptkit.engines.local import Watch, map_shards
-from corruptkit.errors import DatasetError, Problem
+from corruptkit.errors import DatasetError, Problem, TransferWarning
 from corruptkit.files import open_atomic
-from corruptkit.formats import FORMATS
+from corruptkit.formats import FORMATS, listed
 from corruptkit.formats.layout import SCANNED, Layout, Scan, Shard
+from corruptkit.formats.sidecar import sidecar_of
 from corruptkit.manifest import FOLDER, SourceIdentity
+from corruptkit.remote import RemotePath, stat_files
 
 INDEX_VERSION = "6"
 _HEAD = 64
@@ -340,7 +343,7 @@ def skips(excluded: pa.Table | None, shard: int) -> frozenset[int]:
 
 def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *, cache: bool = True) -> Index:
     """The index of the shards as they lie, from its file where that is still true; else scanned, and kept."""
-    stats = [stat_shard(source.shard(number)) for number in range(len(source.shards))]
+    stats = stat_shards(source)
     known = [] if source.known is None else source.known.select(["shard", "position"]).to_pylist()
     question = [source.split, source.classes, source.null_label, source.exclude, known, repr(source.layout)]
     mark = sha256_hex(canonical_json([question, [stat[0] for stat in stats]]))[:16]
@@ -359,6 +362,14 @@ def find_index(source: Readable, workers: int = 1, watch: Watch | None = None, *
     return index
 
 
+def stat_shards(source: Readable) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of the shards as they lie now; of remote ones, a number for their etag or version in the place of a time."""
+    remote = [shard for shard in source.shards if isinstance(shard, RemotePath)]
+    if not remote:
+        return [stat_shard(source.shard(number)) for number in range(len(source.shards))]
+    return [(source.shard(number).name, *found) for number, found in enumerate(stat_files(remote))]
+
+
 def stat_shard(shard: Shard) -> tuple[str, int, int]:
     """Name, bytes and time of a shard as it lies now."""
     try:
@@ -371,14 +382,17 @@ def stat_shard(shard: Shard) -> tuple[str, int, int]:
 def _index_folders(source: Readable) -> list[Path]:
     """Where an index is kept: beside its shards, else in the user's cache."""
     home = source.root.resolve()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corruptkit"
+    if isinstance(home, RemotePath):
+        return [cache / sha256_hex(str(home).encode())[:16]]
     # A folder that is a shard itself would change by what is written into it.
     beside = [] if source.root in source.shards else [home / FOLDER]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corruptkit"
     return [*beside, cache / sha256_hex(os.fsencode(home))[:16]]
 
 
 def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers: int, watch: Watch | None) -> Index:
     """Read the headers and conditions of all shards, one task a shard."""
+    announce_reading(source, [size for _, size, _ in stats])
     tasks = [(source.shard(number), source.exclude) for number in range(len(source.shards))]
     found = map_shards(_scan_task, tasks, workers)
     scans: list[Scan] = list(watch(found, len(tasks)) if watch else found)
@@ -395,6 +409,9 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         )
         for (name, size, mtime), scan in zip(stats, scans, strict=True)
     ]
+    for shard, scan in zip(source.shards, scans, strict=True):
+        if scan.note:
+            warnings.warn(str(Problem(str(shard), f"read from end to end: {scan.note}")), TransferWarning, stacklevel=2)
     _check_images(source, scans)
     listed = list_excluded(scans)
     return make_index(
@@ -409,6 +426,16 @@ def scan_source(source: Readable, stats: Sequence[tuple[str, int, int]], workers
         exclude=source.exclude,
         stored_keys=source.layout.key_encoding != "source",
     )
+
+
+def announce_reading(source: Readable, sizes: Sequence[int]) -> None:
+    """Say, before it begins, that remote tars without side-cars are read from end to end."""
+    if not isinstance(source.root, RemotePath) or source.layout.format != "webdataset":
+        return
+    bare = [size for shard, size in zip(source.shards, sizes, strict=True) if sidecar_of(shard) is None]
+    if bare:
+        found = f"{len(bare)} tars of {sum(bare):,} bytes in all have no side-car: they are read once, from end to end"
+        warnings.warn(str(Problem(str(source.path), found)), TransferWarning, stacklevel=2)
 
 
 def list_excluded(scans: Sequence[Scan]) -> pa.Table:
@@ -428,4 +455,6 @@ def _check_images(source: Readable, scans: Sequence[Scan]) -> None:
 
 def _scan_task(item: tuple[Shard, bool]) -> Scan:
     shard, exclude = item
+    if isinstance(shard.file, RemotePath) and shard.layout.format == "webdataset":
+        return listed.scan_shard(shard, exclude=exclude)
     return FORMATS[shard.layout.format].scan_shard(shard, exclude=exclude)

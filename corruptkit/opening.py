@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,8 @@ from corruptkit.formats.splits import asked_split
 from corruptkit.formats.table import class_names
 from corruptkit.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from corruptkit.recipe import Recipe, drops_labels, load_embeddings, recipe_from_identity
+from corruptkit.remote import RemotePath, is_pattern, source_path
+from corruptkit.servers import SCHEMES
 
 _NESTED = 16  # overlays over overlays, at most
 
@@ -46,11 +47,12 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
     `source` says where the source of an overlay lies, if not where its manifest says. A row without one of the `fields`, or
     without a field whose column is named, is a bad one; bad rows are refused, or are no rows. Raises DatasetError, IntegrityError.
     """
-    place = local_path(path)
+    place = source_path(path)
     if bad not in ("refuse", "exclude"):
         raise CatalogError(Problem("bad", f"found '{bad}'", do=nearest_word(bad, ("refuse", "exclude"))))
     columns = Columns(label_column, caption_column, image_column)
-    if manifest_path(place).exists():
+    folder = _is_folder(place)
+    if folder and manifest_path(place).exists():
         given = {
             "split": asked_split(split),
             "key": key,
@@ -59,18 +61,25 @@ def open_dataset(  # noqa: PLR0913 - each is a question that a source may leave 
             "caption_column": caption_column,
         }
         return _refuse_flags(open_variant(place, source), given | {"image_column": image_column})
-    if (place / FOLDER / "partial").exists():
+    if folder and (place / FOLDER / "partial").exists():
         do = "start the same `corruptkit make` again to finish it"
         raise DatasetError(Problem(str(place), "an unfinished variant", "a finished one", do))
-    found = find_shards(place, split)
+    found = _refuse_format(find_shards(place, split))
     rule = check_rule(key, found.format) if key else FORMATS[found.format].find_rule(found.shards[0])
     needed = {*fields, *_named_fields(columns)}
     names = found.class_names or _stated_classes(found, label_column)
     layout = Layout(rule, columns, found.format, "source", tuple(sorted(needed)), names)
-    known = place if place.is_dir() else place.parent if glob.has_magic(place.name) else place.with_suffix("")
+    known = place if place.is_dir() else place.parent if is_pattern(place) else place.with_suffix("")
     name = strip_secrets(known.resolve().name)
     count = classes if classes is not None else len(names) or None
     return Dataset(place, name, found.shards, layout, found.split, count, root=found.root, exclude=bad == "exclude")
+
+
+def _is_folder(place: Path) -> bool:
+    """Whether a variant may lie at a path; of one on a server that is decided without asking for what lies in it."""
+    if not isinstance(place, RemotePath):
+        return True
+    return not is_pattern(place) and place.suffix not in (".tar", ".parquet", ".arrow") and place.exists()
 
 
 def _named_fields(columns: Columns) -> list[FieldName]:
@@ -136,9 +145,8 @@ def open_source(place: Path, manifest: Manifest, source: str | Path | None = Non
 
     Without `trust`, an index that lies in the folder of a variant, where anybody may have put it, is not read.
     """
-    places: list[str | Path] = [source] if source else [manifest.source.source_url, place / manifest.circumstance.source_path]
-    where = next((local_path(path) for path in places if Path(path).exists()), local_path(places[0]))
-    if not where.exists() and not glob.has_magic(where.name):
+    where = source_path(source) if source else _find_source(place, manifest)
+    if not is_pattern(where) and not where.exists():
         found, expected = "the variant's source is not there", "the source it was made of"
         raise DatasetError(Problem(str(where), found, expected, "state --source PATH", key=str(place)))
     known = manifest.identity["source"]
@@ -155,10 +163,29 @@ def open_source(place: Path, manifest: Manifest, source: str | Path | None = Non
     return below
 
 
+def _find_source(place: Path, manifest: Manifest) -> Path:
+    """Where a manifest says that the source lies; anybody may have written it, so that it names no scheme but the usual ones."""
+    known = manifest.source.source_url
+    if "://" in known:
+        if known.partition("://")[0] not in SCHEMES:
+            raise DatasetError(Problem(known, "the manifest's source", f"one of {', '.join(SCHEMES)}", "state --source", key=str(place)))
+        return source_path(known)
+    places = [Path(known), place / manifest.circumstance.source_path]
+    return next((path for path in places if path.exists()), places[0])
+
+
+def _refuse_format(found: Found) -> Found:
+    """Arrow files are mapped, and folders of images are a request an image: neither is read from afar."""
+    if isinstance(found.root, RemotePath) and found.format not in ("webdataset", "parquet"):
+        what = "Arrow files" if found.format == "arrow" else "a folder of images"
+        raise DatasetError(Problem(str(found.root), f"{what} on a server", "tars or Parquet", "copy it here first"))
+    return found
+
+
 def _find_again(where: Path, split: str) -> Found:
     """The shards of a source that a manifest names; a copy of one folder of a DatasetDict may state the split it was cut out of."""
     saved = where.is_dir() and not (where / arrow.SAVED_SPLITS).exists() and bool(arrow.read_state(where)[1])
-    return find_shards(where, None if saved else split)
+    return _refuse_format(find_shards(where, None if saved else split))
 
 
 def _as_source(where: Path, manifest: Manifest, found: Found, encoding: KeyEncoding, place: Path | None = None) -> Dataset:

@@ -33,6 +33,7 @@ from corruptkit.formats.table import class_names
 from corruptkit.formats.webdataset import patch_shard
 from corruptkit.index import Index, ShardStat
 from corruptkit.manifest import FOLDER, FileRecord, ShardRecord
+from corruptkit.remote import RemoteFile, RemotePath
 from corruptkit.target import PARTIAL
 
 Format = Literal["webdataset", "parquet", "arrow", "overlay"]
@@ -74,7 +75,7 @@ class ShardTask:
 
 def usual_format(dataset: Dataset) -> Format:
     """The format of a variant unless one is stated: the source's own; an overlay of an overlay, tars of a folder of images."""
-    if dataset.edits is not None:
+    if dataset.edits is not None or isinstance(dataset.path, RemotePath):
         return "overlay"
     return "webdataset" if dataset.layout.format == "imagefolder" else dataset.layout.format
 
@@ -153,6 +154,8 @@ def find_spots(index: Index, shard: Shard, start: int, stop: int, keys: Collecti
     """Where those of a shard's rows [start, stop) lie that have one of the keys."""
     wanted = pc.is_in(index.column("key")[start:stop], pa.array(sorted(keys), pa.large_string()))
     rows = np.flatnonzero(np.asarray(wanted)) + start
+    if (index.numbers("offset")[rows] < 0).any():
+        return ()  # rows of a side-car: the shard itself says where they lie
     places = (index.numbers(name)[rows].tolist() for name in ("position", "offset", "length"))
     return tuple((shard, Spot(*place)) for place in zip(*places, rows.tolist(), strict=True))
 
@@ -319,7 +322,7 @@ def _patch_tar(task: ShardTask) -> ShardDone:
         open_atomic(task.out / task.name, partial) as out,
     ):
         copy_patched(source, out, _keep_originals(task, originals, seen), digest)
-        refuse_changed(task.source.file, task.stats[0], os.fstat(source.fileno()))
+        refuse_changed(task.source.file, task.stats[0], None if isinstance(source, RemoteFile) else os.fstat(source.fileno()))
         size = out.tell()
     edits = sum(map(len, task.edits.values()))
     shard = ShardRecord(name=task.name, rows=task.rows, bytes=size, sha256=digest.hexdigest(), edits=edits)
@@ -347,7 +350,8 @@ def refuse_changed(file: Path, known: ShardStat, found: os.stat_result | None = 
 
 def _keep_originals(task: ShardTask, originals: BinaryIO, seen: _Seen) -> Iterator[Span]:
     """The spans that a shard's edits replace; what stood there goes to the originals."""
-    for patch in patch_shard(task.source, task.edits, task.below, [spot for _, spot in task.spots]):
+    spots = [spot for _, spot in task.spots] if task.spots else None
+    for patch in patch_shard(task.source, task.edits, task.below, spots):
         originals.write(patch.original or b"")
         seen.stems[patch.key] = patch.stem
         seen.telling |= {patch.key} if patch.tells else set()

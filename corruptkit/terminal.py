@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from corruptkit.errors import CatalogError, CorruptkitError, DatasetError, LeftoverWarning, Problem, escape_text, nearest_word
+from corruptkit.errors import (
+    CatalogError,
+    CorruptkitError,
+    DatasetError,
+    LeftoverWarning,
+    Problem,
+    TransferWarning,
+    escape_text,
+    nearest_word,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ def run_program(parser: argparse.ArgumentParser, load_commands: Callable[[], Com
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", LeftoverWarning)
+            warnings.simplefilter("always", TransferWarning)
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             return _run(parser, load_commands, words)
     except CorruptkitError as error:

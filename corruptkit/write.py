@@ -35,6 +35,7 @@ from corruptkit.formats.tar import BLOCK, make_header, pad_block
 from corruptkit.manifest import FOLDER, FileRecord, Manifest, SourceRecord, SourceShard, checksum_line, describe_circumstance, utc_now
 from corruptkit.plan import Plan
 from corruptkit.recipe import drops_labels
+from corruptkit.remote import RemotePath, stat_files
 from corruptkit.target import PARTIAL, claim_target, drop_failed, refuse_overlap
 from corruptkit.tasks import (
     Format,
@@ -182,7 +183,7 @@ def _finish_variant(
                 job.started,
                 key_encoding=output_encoding(dataset, format),
                 catalog_digest=catalog_digest,
-                source_path=os.path.relpath(dataset.path.resolve(), target.resolve()),
+                source_path="" if isinstance(dataset.path, RemotePath) else os.path.relpath(dataset.path.resolve(), target.resolve()),
                 source_times=tuple(stat.mtime_ns for stat in dataset.index().meta.shards),
             ),
         )
@@ -227,9 +228,10 @@ def _check_source(dataset: Dataset, *, sidecars: bool) -> None:
     if dataset.edits is not None and dataset.manifest is None:
         found, do = "edits that are in memory alone", "write their plan first, or make one recipe of both"
         raise CatalogError(Problem(str(dataset.path), found, "a source that others can open", do))
+    stat_files([shard for shard in dataset.shards if isinstance(shard, RemotePath)])
     for shard, stat in zip(dataset.shards, dataset.index().meta.shards, strict=True):
         refuse_changed(shard, stat)
-        if sidecars and dataset.layout.format == "webdataset":
+        if sidecars and dataset.layout.format == "webdataset" and not isinstance(shard, RemotePath):
             check_sidecar(shard)
 
 
@@ -287,7 +289,9 @@ def _finish_files(target: Path, plan: Plan, format: Format, done: Sequence[Shard
             _join_originals(unfinished, done, file)
     contents = {
         source.name: source.read_bytes()
-        for source in carried_files(folder_beside(dataset), format not in ("overlay", dataset.layout.format))
+        for source in carried_files(
+            folder_beside(dataset), isinstance(dataset.path, RemotePath) or format not in ("overlay", dataset.layout.format)
+        )
     }
     if format == "arrow":
         contents |= describe_folder(dataset, [part.shard.name for part in done], plan.variant_id, null_label=_declares_null(dataset, plan))

@@ -55,7 +55,7 @@ RULES = Rules(
         {"catalog", "dataset", "edits", "index", "opening", "plan", "target"},
         {"manifest", "recipe"},
         {"corruptions", "engines", "fetching", "formats"},
-        {"chisquare", "digest", "draws", "errors", "files", "names", "terminal"},
+        {"chisquare", "digest", "draws", "errors", "files", "names", "remote", "servers", "terminal"},
     ),
     # Training, pipelines and what they stand on are never imported from here.
     foreign={"accelerate", "corruptkit_train", "diffusers", "pipelines", "torch", "train", "transformers"},

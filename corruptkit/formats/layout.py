@@ -72,6 +72,7 @@ class Scan(NamedTuple):
     others: tuple[str, ...]  # the other columns of its rows
     images: tuple[str, ...] = ()  # the suffixes of its images; "" of those in tables
     hidden: tuple[str, ...] = ()  # columns that no row shows, since a field of rows has their name
+    note: str = ""  # why a remote shard was read from end to end though a side-car lies beside it
 
 
 class Spot(NamedTuple):

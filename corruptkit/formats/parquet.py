@@ -32,6 +32,7 @@ from corruptkit.formats.table import (
     needs_images,
     scan_tables,
 )
+from corruptkit.remote import STREAM, RemotePath
 
 _PIECE_ROWS, _PIECE_BYTES = 1024, 32 << 20  # read at a time, at most and about
 _LARGEST_GROUP = 1 << 30  # bytes of a row group that is read as one piece: of 2 GiB, pyarrow makes no nested column
@@ -46,7 +47,7 @@ def _open_file(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         with file.open("rb") as content:
             # No threads that read ahead: they can outlive the interpreter and abort it at exit.
-            parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=_BUFFER)
+            parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=STREAM if isinstance(file, RemotePath) else _BUFFER)
             check_names(parquet.schema_arrow, file)
             yield parquet
     except pa.ArrowNotImplementedError as error:

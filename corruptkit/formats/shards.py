@@ -14,6 +14,7 @@ from corruptkit.formats.arrow import SAVED_SPLITS, read_splits, read_state
 from corruptkit.formats.imagefolder import METADATA, find_folders, is_image
 from corruptkit.formats.layout import FormatName
 from corruptkit.formats.splits import asked_split, check_split, folder_split, split_word
+from corruptkit.remote import RemotePath, is_pattern, walk_folder
 
 _PACKED = re.compile(r"\.(?:tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
 
@@ -79,7 +80,8 @@ def _list_files(path: Path) -> tuple[FormatName, list[Path]]:
         if any(is_image(file.name) or file.name in METADATA for file in _walk(path)):
             return "imagefolder", []
         return "webdataset", []
-    found = [path] if path.is_file() else sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else []
+    single = not (isinstance(path, RemotePath) and is_pattern(path)) and path.is_file()
+    found = [path] if single else sorted(path.parent.glob(path.name)) if is_pattern(path) else []
     for format, ending in _ENDINGS.items():
         if files := _with_ending(found, ending):
             return format, files
@@ -94,6 +96,9 @@ def _with_ending(files: Iterable[Path], ending: str) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Files below a folder, none that is hidden or lies in a hidden folder."""
+    if isinstance(folder, RemotePath):
+        yield from walk_folder(folder)
+        return
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in names if not name.startswith("."))
@@ -163,6 +168,8 @@ def _is_text(name: str) -> bool:
 
 
 def _refuse_compressed(path: Path) -> None:
+    if isinstance(path, RemotePath) and is_pattern(path):
+        return
     files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
     packed = [file for file in files if _PACKED.search(file.name)]
     if packed:
@@ -173,7 +180,7 @@ def _refuse_lists(parquets: Iterable[Path]) -> None:
     """What img2dataset writes as `files`: NAME.parquet lists the captions of images that lie loose in NAME/."""
     for file in parquets:
         folder = file.with_suffix("")
-        if folder.is_dir() and any(is_image(entry.name) for entry in folder.iterdir()):
+        if not isinstance(file, RemotePath) and folder.is_dir() and any(is_image(entry.name) for entry in folder.iterdir()):
             found, do = f"a list of the images that lie in {folder.name}/", "let img2dataset write --output_format webdataset, or parquet"
             raise DatasetError(Problem(str(file), found, "Parquet that holds its images", do))
 

@@ -9,7 +9,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypedDict
@@ -60,8 +60,9 @@ class Window:
     The two latest reads are held: whoever walks on sees the next sample's header before asking for what the last one holds.
     """
 
-    def __init__(self, descriptor: int, ahead: int) -> None:
-        self._descriptor, self._ahead = descriptor, ahead
+    def __init__(self, descriptor: int | Read, ahead: int) -> None:
+        self._read: Read = partial(read_range, descriptor) if isinstance(descriptor, int) else descriptor
+        self._ahead = ahead
         self._held, self._at = b"", 0
         self._before, self._before_at = b"", 0
 
@@ -74,9 +75,9 @@ class Window:
         if 0 <= begin <= len(self._before) - length:
             return self._before[begin : begin + length]
         if place < self._at:  # a look back, which must not cost what is held ahead
-            return read_range(self._descriptor, place, length)
+            return self._read(place, length)
         self._before, self._before_at = self._held, self._at
-        self._held, self._at = read_range(self._descriptor, place, max(length, self._ahead)), place
+        self._held, self._at = self._read(place, max(length, self._ahead)), place
         return self._held[:length]
 
 

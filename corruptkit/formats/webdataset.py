@@ -35,6 +35,7 @@ from corruptkit.formats.keys import Keyer, check_key, decode_key, make_keyer
 from corruptkit.formats.layout import ROW_FIELDS, SCANNED, OnBad, Rejects, Row, Scan, Shard, Spot, changed_source, missing_field, pack_rows
 from corruptkit.formats.repeats import Found, learn_shape, scan_repeats
 from corruptkit.formats.tar import Member, Read, Usual, Window, pad_block, resize_headers, walk_members
+from corruptkit.remote import STREAM, RemoteFile, RemotePath
 
 IMAGE_SUFFIXES = frozenset(
     ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "avif", "heic", "jxl", "jp2", "img")
@@ -75,8 +76,12 @@ class Patch(NamedTuple):
 
 
 @contextmanager
-def open_shard(file: Path, ahead: int = _HEADERS_AHEAD) -> Iterator[tuple[Window, int]]:
-    """A shard for reading, with its size."""
+def open_shard(file: Path, ahead: int = _HEADERS_AHEAD, *, stream: bool = False) -> Iterator[tuple[Window, int]]:
+    """A shard for reading, with its size; a remote one that is read from end to end is asked for in large pieces."""
+    if isinstance(file, RemotePath):
+        opened = RemoteFile(file)
+        yield Window(opened.pread, STREAM if stream else ahead), opened.size
+        return
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except OSError as error:
@@ -128,7 +133,7 @@ def group_samples(
 
     A walk that was left off goes on at the spot `after` the last sample.
     """
-    keyer, name, skip = _find_keyer(shard), shard.file.name, shard.skip if start is None else ()
+    keyer, name, skip = find_keyer(shard), shard.file.name, shard.skip if start is None else ()
     first, place, _, ordinal = after or Spot(0, start or 0, 0, shard.first_row)
     groups = _walk_groups(read, size, shard.file, place, whole=start is None)
     for position, (stem, parts, twice) in enumerate(groups, first):
@@ -146,7 +151,7 @@ def group_samples(
         yield Sample(key, stem, parts, members[0].start, members[-1].end, position)  # a walk goes up
 
 
-def _find_keyer(shard: Shard) -> Keyer:
+def find_keyer(shard: Shard) -> Keyer:
     """Encoded keys stand in the names: the rule was that of another layout."""
     if shard.layout.key_encoding == "percent":
         return lambda stem, *_: decode_key(stem)
@@ -208,7 +213,7 @@ def read_conditions(sample: Sample, read: Read, shard: Shard) -> dict[FieldName,
 def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     """A shard's rows of the index; bad samples are refused, or listed where `exclude` is set."""
     found, rejects = Found(), Rejects(exclude=exclude)
-    with open_shard(shard.file) as (window, size):
+    with open_shard(shard.file, stream=True) as (window, size):
         _scan_samples(window.read, size, shard, rejects, found)
     numbers = np.asarray(found.numbers).reshape(-1, 4).T.copy()
     columns = [pa.array(found.keys, pa.large_string()), *map(pa.array, numbers), pa.array(found.captions, pa.large_string())]
@@ -217,15 +222,21 @@ def scan_shard(shard: Shard, *, exclude: bool = False) -> Scan:
     for column in (*numbers, np.asarray(found.sizes)):
         digest.update(column.tobytes())
     others = {suffix for shape in shapes for suffix in other_suffixes(shape, shard.layout.columns)}
-    images = {_image_suffix(shape, shard.layout.columns) or "" for shape in shapes} - {""}
-    hidden = {suffix for shape in shapes for suffix in _hidden_suffixes(shape, shard.layout.columns)}
+    hidden = {suffix for shape in shapes for suffix in hidden_suffixes(shape, shard.layout.columns)}
     table = pa.table(columns, schema=SCANNED)
-    return Scan(table, tuple(rejects.found), digest.hexdigest(), tuple(sorted(others)), tuple(sorted(images)), tuple(sorted(hidden)))
+    return Scan(
+        table,
+        tuple(rejects.found),
+        digest.hexdigest(),
+        tuple(sorted(others)),
+        shown_images(shapes, shard.layout.columns),
+        tuple(sorted(hidden)),
+    )
 
 
 def _scan_samples(read: Read, size: int, shard: Shard, rejects: Rejects, found: Found) -> None:
     """Read some samples with care and, the short way, those that repeat the last of them, by turns."""
-    keyer, usual, spot, some = _find_keyer(shard), Usual(), Spot(0, 0, 0, shard.first_row), 1
+    keyer, usual, spot, some = find_keyer(shard), Usual(), Spot(0, 0, 0, shard.first_row), 1
     while True:
         samples = group_samples(read, size, shard, on_bad=rejects, after=spot)
         count, sample = _scan_carefully(islice(samples, some), read, shard, rejects, found)
@@ -264,7 +275,7 @@ def patch_shard(
     """
     below = below or {}
     left = set(edits) | set(below)
-    with open_shard(shard.file) as (window, size):
+    with open_shard(shard.file, stream=spots is None) as (window, size):
         for sample in _find_samples(window.read, size, shard, spots) if left else ():
             if sample.key in left:
                 left.remove(sample.key)
@@ -329,9 +340,13 @@ def _member_bytes(member: Member, content: bytes, raw: bytes, read: Read) -> byt
 
 def read_samples(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every sample of a shard, edits applied: its key and {"__key__": stem, suffix: bytes, ...}."""
-    with open_shard(shard.file, _BYTES_AHEAD) as (window, size):
+    left = set(edits)
+    with open_shard(shard.file, _BYTES_AHEAD, stream=True) as (window, size):
         for sample in group_samples(window.read, size, shard):
-            yield sample.key, _load_sample(sample, window.read, edits.get(sample.key), shard.layout.columns)
+            left.discard(sample.key)
+            yield sample.key, _load_sample(sample, window.read, edits.get(sample.key), shard)
+    if left:
+        raise changed_source(shard.file, min(left), "the sample is not there")
 
 
 def read_rows(shard: Shard, edits: Mapping[str, RowEdit]) -> Iterator[tuple[str, Row]]:
@@ -351,7 +366,7 @@ def read_row(shard: Shard, spot: Spot, edit: RowEdit | None) -> Row:
         return data[start - spot.offset : start - spot.offset + size]
 
     for sample in group_samples(read, spot.offset + len(data), shard, spot.offset):
-        loaded = _load_sample(sample, read, edit, shard.layout.columns)
+        loaded = _load_sample(sample, read, edit, shard)
         return sample_row(sample.key, loaded, shard.layout.columns)
     raise changed_source(shard.file, "", f"no sample at byte {spot.offset}")
 
@@ -371,12 +386,11 @@ def other_types(shard: Shard, others: tuple[str, ...]) -> dict[str, pa.DataType]
     return dict.fromkeys(others, pa.large_binary())
 
 
-def _load_sample(sample: Sample, read: Read, edit: RowEdit | None, columns: Columns) -> dict[str, Any]:
-    loaded: dict[str, Any] = {"__key__": sample.stem}
-    for suffix, member in sample.parts.items():
-        content = read(member.data, member.size)
-        loaded[suffix] = content if edit is None else rewrite_member(suffix, content, edit, columns)
-    return loaded
+def _load_sample(sample: Sample, read: Read, edit: RowEdit | None, shard: Shard) -> dict[str, Any]:
+    loaded = {suffix: read(member.data, member.size) for suffix, member in sample.parts.items()}
+    if edit is not None:  # refused where the old value is not there: an index may be a side-car's word
+        loaded = _edit_contents(sample.key, loaded, edit, shard.file, shard.layout.columns)
+    return {"__key__": sample.stem, **loaded}
 
 
 def sample_row(key: str, loaded: Mapping[str, Any], columns: Columns) -> Row:
@@ -395,7 +409,12 @@ def other_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
     return [suffix for suffix in suffixes if suffix not in used]
 
 
-def _hidden_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
+def shown_images(shapes: Iterable[tuple[str, ...]], columns: Columns) -> tuple[str, ...]:
+    """The suffixes of the images of samples of these shapes."""
+    return tuple(sorted({_image_suffix(shape, columns) or "" for shape in shapes} - {""}))
+
+
+def hidden_suffixes(suffixes: Iterable[str], columns: Columns) -> list[str]:
     """The members that are left out, since a field of rows has their name."""
     used = _field_suffixes(suffixes, columns)
     return [suffix for suffix in suffixes if suffix in ROW_FIELDS and suffix not in used]
