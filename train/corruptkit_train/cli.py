@@ -51,7 +51,7 @@ def _add_cache(commands: Any) -> None:
 def _add_run(commands: Any) -> None:
     parser = add_command(commands, "run", "train a model, or go on training it")
     parser.add_argument("config", metavar="RUN.toml", help="a run in TOML, the config of an earlier run (its run.json), or a preset")
-    parser.add_argument("--data", metavar="PATH", required=True, help="a variant, or a source for a clean run")
+    parser.add_argument("--data", metavar="PATH", required=True, help="a variant, or a source (a folder or a URL) for a clean run")
     parser.add_argument("--source", metavar="PATH", help="where the source of an overlay lies, if not where it was")
     parser.add_argument("--latents", metavar="CACHE", help="the cache of the images' latents, for a run with a table [latents]")
     parser.add_argument("--out", metavar="DIR", required=True, help="the run's folder; one that holds this run is resumed")
