@@ -162,8 +162,8 @@ def open_data(config: RunConfig, data: str | Path, source: str | Path | None = N
     known = dataset.manifest
     if known is not None:
         if not manifest.exists():
-            found, expected = "a variant on a server, which is not verified from here", "a folder, or an overlay of a source on a server"
-            raise ck.DatasetError(ck.Problem(str(data), found, expected, "copy it here"))
+            what, expected = "a variant on a server, which is not verified from here", "a folder, or an overlay of a source on a server"
+            raise ck.DatasetError(ck.Problem(str(data), what, expected, "copy it here"))
         refuse_unseen(Path(data), field)
     autoencoder = None if config.latents is None else load_autoencoder(config.latents)
     encoder = None if config.condition.kind == "class" else load_encoder(config.condition.encoder)
