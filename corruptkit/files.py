@@ -49,6 +49,13 @@ def write_atomic(path: Path, content: bytes, partial: Path) -> None:
         file.write(content)
 
 
+def drop_leftovers(folder: Path, *names: str) -> None:
+    """Remove what a process that was killed left of files of these names, or patterns; anything else in the folder is somebody's."""
+    for name in names:
+        for leftover in folder.glob(f"{name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
 def sync_path(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -32,6 +32,7 @@ from tests.corruptkit.shards import Row, write_shards
 from tests.train.networks import save_autoencoder
 from tests.train.small import latent_run, picture, write_pictures
 from tests.train.test_cli import call
+from tests.train.test_run import variant_of
 
 KINDS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
 
@@ -226,7 +227,17 @@ def test_what_is_finished_stays_unless_its_image_has_changed(
 
 def load_stated(shard: Path) -> str:
     with safe_open(shard, "pt") as opened:
-        return str(opened.metadata()["corruptkit"])
+        return str(json.loads(opened.metadata()["corruptkit"])["cache"])
+
+
+def test_a_damaged_number_in_a_finished_shard_is_encoded_again(config: RunConfig, source: Path, tmp_path: Path) -> None:
+    """Before there is a manifest, a shard says itself what its arrays are: a resumed cache takes over no number that rotted."""
+    cache = make(config, source, tmp_path / "cache")
+    whole = content(cache)
+    (cache / "request.json").write_text(load_stated(cache / "latents-00001.safetensors"))
+    (cache / "manifest.json").unlink()
+    flip_bit(cache / "latents-00001.safetensors", 8 * (len(whole["latents-00001.safetensors"]) // 2))
+    assert content(make(config, source, cache)) == whole
 
 
 def test_a_full_disk_leaves_no_half_shard(config: RunConfig, tmp_path: Path) -> None:
@@ -309,9 +320,30 @@ def test_a_whole_cache_is_not_made_again_and_a_stale_one_is_refused(
 def test_a_folder_with_something_else_is_refused(config: RunConfig, source: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "letter.txt").write_text("dear")
+    (tmp_path / "cache" / "notes.tmp").write_text("nobody's but theirs")
     with pytest.raises(ck.ConflictError, match="something else lies there, expected an empty folder"):
         make(config, source, tmp_path / "cache")
-    assert content(tmp_path / "cache") == {"letter.txt": b"dear"}
+    assert content(tmp_path / "cache") == {"letter.txt": b"dear", "notes.tmp": b"nobody's but theirs"}
+
+
+FORGED: dict[str, dict[str, Any]] = {
+    "an encoder of no class": {"encoder": {}},
+    "weights of a number": {"encoder": {"class": "AutoencoderKL", "weights": 5}},
+    "rows without end": {"rows": 10**30},
+    "a later version": {"version": "latents 2"},
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_forged_manifest_is_told_in_one_line(config: RunConfig, source: Path, tmp_path: Path, case: str) -> None:
+    cache = make(config, source, tmp_path / "cache")
+    manifest = json.loads((cache / "manifest.json").read_text())
+    (cache / "manifest.json").write_text(json.dumps(manifest | FORGED[case]))
+    with pytest.raises((ck.IntegrityError, ck.ConflictError), match=r"manifest.json: (no manifest of latents|another cache)"):
+        make(config, source, cache)
+    if case == "a later version":
+        with pytest.raises(ck.IntegrityError, match=r"no manifest of latents: version .*'latents 1'"):
+            verify_cache(config, ck.open_dataset(source), cache)
 
 
 def test_latents_that_float16_cannot_hold_are_refused(
@@ -405,3 +437,14 @@ def test_a_cache_in_the_data_is_refused(config: RunConfig, source: Path, tmp_pat
     said = call("cache", tmp_path / "run.json", "--data", source, "--out", source / "cache")
     assert said.status == 2
     assert "it lies in the data, expected a folder beside it" in said.problems[0]
+
+
+def test_a_cache_or_a_run_in_the_source_of_an_overlay_is_refused(config: RunConfig, source: Path, tmp_path: Path) -> None:
+    variant = variant_of(source, tmp_path / "flip.overlay")
+    (tmp_path / "run.json").write_text(json.dumps({"config": config.model_dump(mode="json")}))
+    cache = make(config, source, tmp_path / "cache")
+    for words in (("cache",), ("run", "--latents", cache)):
+        said = call(*words, tmp_path / "run.json", "--data", variant, "--out", source / "inside")
+        assert said.status == 2
+        assert f"{source / 'inside'}: it lies in the data, expected a folder beside it" in said.problems[0]
+    assert not (source / "inside").exists()

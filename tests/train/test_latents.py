@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -283,6 +284,24 @@ def forge_keys(shard: Path) -> None:
     save_file(arrays, shard)
 
 
+def forge_header(name: str, **changes: Any) -> Callable[[Path], None]:
+    """What a header says of an array is changed, and the manifest along with it, so that digests fit."""
+
+    def forge(cache: Path) -> None:
+        shard = cache / "latents-00002.safetensors"
+        content = shard.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        header[name] |= changes
+        forged = json.dumps(header).encode()
+        shard.write_bytes(len(forged).to_bytes(8, "little") + forged + content[8 + length :])
+        manifest = json.loads((cache / "manifest.json").read_text())
+        manifest["shards"][2] |= {"bytes": shard.stat().st_size, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
+        (cache / "manifest.json").write_text(json.dumps(manifest))
+
+    return forge
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (
         shutil.rmtree,
@@ -309,6 +328,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda cache: (cache / "manifest.json").write_text((cache / "manifest.json").read_text().replace('shard": 10', 'shard": 0')),
         "no manifest of latents: rows_per_shard Input should be greater than 0",
     ),
+    "numbers of another kind": (forge_header("moments", dtype="U8"), "no shard of latents: moments of U8 and shape"),
+    "numbers elsewhere": (forge_header("moments", data_offsets=[-8, 2552]), "no shard of latents: moments of other bytes than its shape"),
+    "rows without end": (forge_header("moments", shape=[10**30, 2, 4, 4, 4]), "no shard of latents: moments of other bytes"),
+    "a place beyond": (forge_header("bad", data_offsets=[10**30, 10**30 + 10]), "no shard of latents: "),
+    "a place of infinity": (forge_header("bad", data_offsets=[float("inf"), float("inf")]), "no shard of latents: bad of other bytes"),
+    "digests of no row": (forge_header("digests", shape=[160, 1]), "no shard of latents: other arrays, of rows"),
+    "one digest": (forge_header("digests", shape=[160]), "no shard of latents: digests of U8 and shape [160]"),
+    "ends of ends": (forge_header("ends", shape=[10, 1]), "no shard of latents: ends of I64 and shape [10, 1]"),
     "another shard": (
         lambda cache: shutil.copy(cache / "latents-00003.safetensors", cache / "latents-00002.safetensors"),
         "latents-00002.safetensors: arrays of shapes {(2, 2, 4, 4, 4)}",

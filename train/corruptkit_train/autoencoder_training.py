@@ -139,6 +139,7 @@ def train_autoencoder(
         raise ck.CatalogError(ck.Problem("WORLD_SIZE", found, "one: an autoencoder is trained by one", "start it without a launcher"))
     refuse_nesting(Path(data), out)
     dataset, known = open_images(data, source)
+    refuse_nesting(dataset.root, out)  # an overlay's source
     with hold_folder(out, first=True):
         split = split_rows(config, dataset)
         known |= {"held_out": len(split.held_out), "held_out_sha256": sha256(split.held_out.numpy().tobytes()).hexdigest()}

@@ -68,6 +68,7 @@ def cache_latents(args: Namespace) -> Outcome:
     config, out = load_config(args.config, args.set), Path(args.out)
     refuse_nesting(Path(args.data), out)
     dataset = ck.open_dataset(args.data, source=args.source)
+    refuse_nesting(dataset.root, out)  # an overlay's source
     if args.verify or args.deep:
         checks, problems = verify_cache(config, dataset, out, deep=_DEEP if args.deep else 0, watch=watch_rows("compare"))
         lines = [f"ok: {check}" for check in checks] + [f"problem: {problem}" for problem in problems]

@@ -22,7 +22,7 @@ from xxhash import xxh3_128_digest
 
 import corruptkit as ck
 from corruptkit.engines.local import map_shards
-from corruptkit.files import explain_disk, lock_folder, write_atomic
+from corruptkit.files import drop_leftovers, explain_disk, lock_folder, write_atomic
 from corruptkit_train.autoencoders import Autoencoder, load_autoencoder
 from corruptkit_train.config import RunConfig
 from corruptkit_train.images import ImageConfig, Pictures, find_next
@@ -32,6 +32,7 @@ from corruptkit_train.latent_shards import (
     CacheManifest,
     ShardRecord,
     Stated,
+    digest_arrays,
     keys_sha256,
     map_shard,
     pack_keys,
@@ -153,8 +154,7 @@ def state_cache(job: Job, autoencoder: Autoencoder, rows_per_shard: int) -> Stat
 
 def _claim(out: Path, stated: Stated) -> bool:
     """Whether a whole cache of this is there; a folder that holds another one, or something else, is refused."""
-    for leftover in out.glob("*.tmp"):  # of a process that was killed
-        leftover.unlink()
+    drop_leftovers(out, "latents-*.safetensors", MANIFEST, _REQUEST)
     if (out / MANIFEST).exists():
         _refuse_other(out / MANIFEST, read_manifest(out), stated)
         (out / _REQUEST).unlink(missing_ok=True)
@@ -182,7 +182,8 @@ def _refuse_other(file: Path, before: Stated, now: Stated) -> None:
 
 
 def _shorten(value: Any) -> str:
-    return f"{value['class']} with weights {value['weights'][:16]}" if isinstance(value, dict) else f"{value!r:.60}"
+    """A value in a message; of an autoencoder, its class and the beginning of its weights' digest."""
+    return f"{value.get('class')!s:.40} with weights {value.get('weights')!s:.16}" if isinstance(value, dict) else f"{value!r:.60}"
 
 
 def _write_shards(job: Job, stated: Stated, out: Path, workers: int, advance: Callable[[int], object]) -> None:
@@ -217,7 +218,7 @@ def _keep_shard(file: Path, job: Job, stated: Stated, rows: range) -> ShardRecor
         return None
     try:
         found = map_shard(file).arrays
-        same = read_stated(file) == stated.model_dump_json() and len(found["bad"]) == len(rows)
+        same = read_stated(file) == (stated.model_dump_json(), digest_arrays(found))
         keys = unpack_keys(file, found["keys"], found["ends"])
     except ck.IntegrityError:
         return None

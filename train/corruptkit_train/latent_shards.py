@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +23,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.numpy import save
+from xxhash import xxh3_128
 
 import corruptkit as ck
 from corruptkit.files import open_atomic
 
-VERSION = "latents 1"
+VERSION: Final = "latents 1"
 MANIFEST = "manifest.json"
 _KINDS: dict[str, Any] = {"F16": np.float16, "I64": np.int64, "U8": np.uint8}
+_ARRAYS = {"moments": ("F16", 5), "flipped": ("F16", 5), "digests": ("U8", 2), "keys": ("U8", 1), "ends": ("I64", 1), "bad": ("U8", 1)}
 _LONGEST = 1 << 20  # bytes of a shard's header
 
 Array = npt.NDArray[Any]
@@ -50,7 +53,7 @@ class Stated(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str = VERSION
+    version: Literal["latents 1"] = VERSION
     encoder: dict[str, str | int]  # the autoencoder's identity
     size: int  # pixels of an image's edge
     flipped: bool  # whether images are there mirrored as well
@@ -85,7 +88,9 @@ class CacheManifest(Stated):
 
     @model_validator(mode="after")
     def _add_up(self) -> CacheManifest:
-        if [(shard.name, shard.rows) for shard in self.shards] != [(name, len(rows)) for name, rows in self.shard_rows()]:
+        # Counted first: another's file may state more rows than there is time to list.
+        told = len(self.shards) == -(-self.rows // self.rows_per_shard)
+        if not told or [(shard.name, shard.rows) for shard in self.shards] != [(name, len(rows)) for name, rows in self.shard_rows()]:
             raise ValueError(f"found shards that do not add up to {self.rows} rows")
         return self
 
@@ -119,7 +124,8 @@ def read_manifest(folder: Path) -> CacheManifest:
 def write_shard(file: Path, arrays: Mapping[str, Array], stated: Stated) -> ShardRecord:
     """Write a shard, which gets its name when it is on the disk."""
     # Of several words of metadata, safetensors writes one or another first.
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"corruptkit": stated.model_dump_json()})
+    told = json.dumps({"cache": stated.model_dump_json(), "arrays": digest_arrays(arrays)})
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"corruptkit": told})
     with open_atomic(file, file.parent) as opened:
         opened.write(content)
     return ShardRecord(name=file.name, rows=len(arrays["moments"]), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -140,26 +146,41 @@ def map_shard(file: Path, *, hold: bool = False) -> Mapped:
         if length > _LONGEST:
             raise ValueError(f"a header of {length} bytes")
         header = json.loads(content[8 : 8 + length])
-        offsets = {name: 8 + length + int(part["data_offsets"][0]) for name, part in header.items() if name != "__metadata__"}
-        arrays = {
-            name: np.frombuffer(content, _KINDS[header[name]["dtype"]], int(np.prod(header[name]["shape"])), start).reshape(
-                header[name]["shape"]
-            )
-            for name, start in offsets.items()
-        }
-        if (
-            not {"moments", "digests", "keys", "ends", "bad"} <= arrays.keys()
-            or len({len(arrays[n]) for n in ("moments", "bad", "ends")}) > 1
-        ):
-            raise ValueError("other arrays")
+        header.pop("__metadata__", None)
+        offsets = {name: 8 + length + part["data_offsets"][0] for name, part in header.items()}
+        arrays = {name: _view_array(content, name, part, offsets[name]) for name, part in header.items()}
+        rows = {name: len(array) for name, array in arrays.items() if name != "keys"}
+        if arrays.keys() | {"flipped"} != _ARRAYS.keys() or len(set(rows.values())) > 1 or arrays["digests"].shape[1] != 16:
+            raise ValueError(f"other arrays, of rows {rows}")
         return Mapped(arrays, offsets, None if hold else content)
 
 
-def read_stated(file: Path) -> str:
-    """What a shard says that it holds, as it was written."""
+def _view_array(content: Any, name: str, part: Mapping[str, Any], start: int) -> Array:
+    """An array where a header says that it lies, if it is of its kind; another's header may say anything."""
+    kind, axes = _ARRAYS[name]
+    shape, (first, last) = part["shape"], part["data_offsets"]
+    if part["dtype"] != kind or len(shape) != axes:
+        raise ValueError(f"{name} of {part['dtype']} and shape {shape}")
+    count = math.prod(shape)
+    if first < 0 or last - first != count * np.dtype(_KINDS[kind]).itemsize:
+        raise ValueError(f"{name} of other bytes than its shape")
+    return np.frombuffer(content, _KINDS[kind], count, start).reshape(shape)
+
+
+def read_stated(file: Path) -> tuple[str, str]:
+    """What a shard says that it holds, as it was written, and the digest of its arrays."""
     with _name_damage(file), file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        return str(json.loads(opened.read(min(length, _LONGEST)))["__metadata__"]["corruptkit"])
+        found = json.loads(json.loads(opened.read(min(length, _LONGEST)))["__metadata__"]["corruptkit"])
+        return str(found["cache"]), str(found["arrays"])
+
+
+def digest_arrays(arrays: Mapping[str, Array]) -> str:
+    """XXH3 of all of a shard's arrays: what tells a whole one from a damaged one before there is a manifest."""
+    digest = xxh3_128()
+    for name in sorted(arrays):
+        digest.update(memoryview(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)))
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -168,7 +189,7 @@ def _name_damage(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ck.IntegrityError(ck.Problem(str(file), f"cannot be read: {error.strerror}", do="make the cache anew")) from None
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise ck.IntegrityError(ck.Problem(str(file), f"no shard of latents: {error!s:.80}", do="make the cache anew")) from None
 
 

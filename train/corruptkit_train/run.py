@@ -73,6 +73,7 @@ def train_run(
     refuse_nesting(Path(data), out)
     cache = find_cache(config, data, latents)
     opened = open_data(config, data, source)
+    refuse_nesting(opened.dataset.root, out)  # an overlay's source
     with hold_folder(out, first=accelerator.is_main_process):
         record = compare_folder(config, opened.record, out, images or config.images)
         conditions = open_conditions(config.condition, opened.dataset, out / "captions", file=str(data), encoder=opened.encoder)

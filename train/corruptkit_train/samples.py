@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 import corruptkit as ck
-from corruptkit.files import explain_disk, lock_folder, open_atomic, write_atomic
+from corruptkit.files import drop_leftovers, explain_disk, lock_folder, open_atomic, write_atomic
 from corruptkit_train.checkpoint import Checkpoint
 from corruptkit_train.conditions import Tell
 from corruptkit_train.pipelines.pipeline import round_pixels
@@ -141,8 +141,7 @@ def sample_numbers(
 
 def _claim(out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a finished set of this request, or nothing; a folder that holds another request is refused."""
-    for leftover in out.glob("*.tmp"):
-        leftover.unlink()
+    drop_leftovers(out, MANIFEST, _REQUEST, "samples.npz")
     finished = _read_claim(out, record)
     if finished is not None:
         return finished
@@ -187,8 +186,7 @@ def _make_shard(
     for scale, images in zip(request.scales, sample_numbers(trained, request, tell, numbers, batch, advance), strict=True):
         file = _shard_file(out, request, scale, start)
         file.parent.mkdir(exist_ok=True)
-        for leftover in file.parent.glob(f"{file.name}.*.tmp"):  # of a process that was killed
-            leftover.unlink()
+        drop_leftovers(file.parent, file.name)
         pixels = images.permute(0, 2, 3, 1).numpy()
         with open_atomic(file, file.parent) as opened:
             if request.format == "npz":
