@@ -296,6 +296,14 @@ def test_one_row_is_too_few(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_held_out_images_of_which_none_can_be_decoded_are_refused(tmp_path: Path) -> None:
+    rows = [Row(f"{i:05d}", i % 4, "x", picture(i) if i % 5 else b"nothing") for i in range(20)]
+    write_shards(tmp_path / "bad", rows, members=("png", "cls"))
+    with pytest.raises(ck.DatasetError, match="none of 4 images that are held out can be decoded, expected images to measure on"):
+        train_autoencoder(small_training(data={"bad": "exclude"}), tmp_path / "bad", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_variant_has_the_images_of_its_source(source: Path, tmp_path: Path) -> None:
     dataset = ck.open_dataset(source)
     plan = ck.make_plan(ck.Recipe(seed=0, chain=[ck.Flip(ratio="0.25")]), dataset.index())

@@ -241,10 +241,13 @@ def test_an_image_of_a_folder_that_changed_is_refused(home: Path, tmp_path: Path
     config = latent_run(home / KIND)
     cache = make(config, tmp_path / "src", tmp_path / "cache")
     open_latents(config, tmp_path / "src", cache)
+    variant = variant_of(tmp_path / "src", tmp_path / "flip.overlay")
+    open_latents(config, variant, cache)
     place = tmp_path / "src" / "class1" / "5.png"
     place.write_bytes(place.read_bytes()[:-1] + b"x")
-    with pytest.raises(ck.IntegrityError, match="5: latents of another image under the same key"):
-        open_latents(config, tmp_path / "src", cache)
+    for data in (tmp_path / "src", variant):
+        with pytest.raises(ck.IntegrityError, match="5: latents of another image under the same key"):
+            open_latents(config, data, cache)
 
 
 def test_images_are_compared_once(home: Path, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

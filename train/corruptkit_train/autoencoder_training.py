@@ -175,6 +175,9 @@ def split_rows(config: AutoencoderRun, dataset: ck.Dataset) -> Split:
     chosen = held_out.nonzero().flatten()
     measured, rows = plain.load(chosen, chosen, config.seed)
     measured = measured[rows % config.hold_out == 0]  # in the place of a bad image there may be one that is trained on
+    if not len(measured):
+        found = f"none of {len(chosen)} images that are held out can be decoded"
+        raise ck.DatasetError(ck.Problem(str(dataset.path), found, "images to measure on", "mend them, or change hold_out"))
     keep = len(dataset) * config.data.channels * config.data.size**2 <= config.machine.hold
     return Split(Pictures(dataset, config.data, keep=keep, watch=watch_rows("decode")), (~held_out).nonzero().flatten(), measured)
 

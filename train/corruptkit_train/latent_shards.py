@@ -179,7 +179,7 @@ def digest_arrays(arrays: Mapping[str, Array]) -> str:
     """XXH3 of all of a shard's arrays: what tells a whole one from a damaged one before there is a manifest."""
     digest = xxh3_128()
     for name in sorted(arrays):
-        digest.update(memoryview(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)))
+        digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -203,7 +203,7 @@ def make_stamp(folder: Path, manifest: CacheManifest, dataset: ck.Dataset) -> by
     cache = [_stat_file(folder / shard.name) for shard in manifest.shards]
     data = [(shard.name, shard.bytes, shard.mtime_ns) for shard in dataset.index().meta.shards]
     if dataset.layout.format == "imagefolder":  # whose shards are folders: an image that is written anew leaves them as they were
-        data += [_stat_file(file) for file in _list_files(dataset.path)]
+        data += [_stat_file(file) for file in _list_files(dataset.root)]  # an overlay's images lie in its source
     keys = keys_sha256(dataset.index().column("key"))
     stated = {"manifest": manifest.model_dump(mode="json"), "cache": cache, "data": data, "path": str(dataset.root.resolve()), "keys": keys}
     return (json.dumps(stated, sort_keys=True) + "\n").encode()
