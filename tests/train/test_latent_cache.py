@@ -448,3 +448,5 @@ def test_a_cache_or_a_run_in_the_source_of_an_overlay_is_refused(config: RunConf
         assert said.status == 2
         assert f"{source / 'inside'}: it lies in the data, expected a folder beside it" in said.problems[0]
     assert not (source / "inside").exists()
+    said = call("run", tmp_path / "run.json", "--data", source, "--latents", cache, "--out", cache)
+    assert f"{cache}: it lies in the data" in said.problems[0]

@@ -333,8 +333,10 @@ def test_a_folder_of_something_else_is_refused(run: Path, tmp_path: Path, capsys
     (out / "samples.json").write_text("{")
     assert main(["sample", str(run), "--count", "2", "--out", str(out)]) == 2
     assert "samples.json: no JSON: " in capsys.readouterr().err
+    (tmp_path / "notes.tmp").write_text("somebody's")
     assert main(["sample", str(run), "--count", "2", "--out", str(tmp_path)]) == 2
     assert "something else lies there, expected an empty folder; choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "notes.tmp").exists()
 
 
 def test_the_null_condition_is_class_k_or_the_empty_caption(run: Path, text_run: Path, tiny: Path) -> None:

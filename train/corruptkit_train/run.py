@@ -72,6 +72,8 @@ def train_run(
     accelerator = start_processes(config, out)
     refuse_nesting(Path(data), out)
     cache = find_cache(config, data, latents)
+    if cache is not None:
+        refuse_nesting(cache, out)
     opened = open_data(config, data, source)
     refuse_nesting(opened.dataset.root, out)  # an overlay's source
     with hold_folder(out, first=accelerator.is_main_process):
