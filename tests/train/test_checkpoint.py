@@ -56,6 +56,14 @@ def test_the_newest_and_the_multiples_stay(tmp_path: Path, keep_every: int) -> N
     assert len(list((tmp_path / "checkpoints").iterdir())) == (4 if keep_every else 2)
 
 
+def test_the_first_at_or_after_a_multiple_stays(tmp_path: Path) -> None:
+    """Steps of 48 images reach no multiple of 100 before 1,200; none of them would stay for the wait."""
+    for images in range(48, 481, 48):
+        save_checkpoint(tmp_path, parts(0.0), {"images": images})
+        drop_checkpoints(tmp_path, 1, 100)
+    assert [found.images for found in find_checkpoints(tmp_path)] == [144, 240, 336, 432, 480]
+
+
 def test_a_damaged_part_is_refused_by_name(tmp_path: Path) -> None:
     saved = save_checkpoint(tmp_path, parts(1.0), {"images": 5})
     file = saved / "average.safetensors"

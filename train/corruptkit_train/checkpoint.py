@@ -88,10 +88,15 @@ def find_checkpoints(out: Path) -> list[Checkpoint]:
 
 
 def drop_checkpoints(out: Path, keep: int, keep_every: int, *, upto: int | None = None) -> None:
-    """Remove all but the newest `keep` and those at multiples of `keep_every` images; what lies beyond `upto` images is not looked at."""
+    """Remove all but the newest `keep` and the first at or after each multiple of `keep_every` images.
+
+    What lies beyond `upto` images is not looked at.
+    """
     found = [checkpoint for checkpoint in find_checkpoints(out) if upto is None or checkpoint.images <= upto]
-    for checkpoint in found[:-keep]:
-        if not keep_every or checkpoint.images % keep_every:
+    for before, checkpoint in zip([None, *found], found[:-keep], strict=False):
+        # Batches need not divide `keep_every`: a checkpoint at the multiple itself there may never be.
+        passed = 0 if before is None else before.images // max(1, keep_every)
+        if not keep_every or checkpoint.images // keep_every == passed:
             _discard(checkpoint.path)
 
 
