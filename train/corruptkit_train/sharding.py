@@ -27,7 +27,11 @@ def find_regions(denoiser: nn.Module) -> list[nn.Module]:
 
 
 def compile_regions(denoiser: nn.Module) -> None:
-    """Each region as one graph of static shapes; equal blocks share what is compiled, so that depth costs no time."""
+    """Each region as one graph of static shapes; equal blocks share what is compiled, so that depth costs no time.
+
+    What this process compiled for another network is forgotten: it would count towards the few shapes that torch compiles a function for.
+    """
+    torch.compiler.reset()
     for region in find_regions(denoiser):
         # The forward alone: hooks (of shards, of checkpointing) stay outside of the graph, and names of weights as they are.
         region.forward = torch.compile(region.forward, fullgraph=True, dynamic=False)
