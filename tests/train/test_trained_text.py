@@ -74,6 +74,21 @@ def test_half_and_half_is_whole(source: Path, tmp_path: Path, kind: str) -> None
         assert not any("pooler" in name for name in moved)
 
 
+def test_what_no_state_depends_on_is_not_trained(tmp_path: Path) -> None:
+    """Two processes would wait for its gradient for ever: a pooler's, or that of a part for inputs that captions do not have."""
+    import transformers
+
+    folder = save_encoder(tmp_path / "encoder")
+    sizes = {"vocab_size": 1100, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "pad_token_id": 0, "dropout": 0.0}
+    transformers.XLNetModel(transformers.XLNetConfig(**sizes)).save_pretrained(folder)
+    encoder = load_encoder(TextEncoder(name=str(folder), output="tokens", max_tokens=6, mask_padding=False, train=True))
+    still = {name for name, weight in encoder.start_training().named_parameters() if not weight.requires_grad}
+    assert still == {"mask_emb", "layer.0.rel_attn.r_s_bias", "layer.0.rel_attn.seg_embed"}
+    bert = load_encoder(TextEncoder(name=str(save_encoder(tmp_path / "bert")), output="tokens", max_tokens=6, train=True))
+    still = {name for name, weight in bert.start_training().named_parameters() if not weight.requires_grad}
+    assert still == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_another_encoder_under_the_same_name_is_refused(source: Path, tmp_path: Path, *, train: bool) -> None:
     folder = save_encoder(tmp_path / "encoder")

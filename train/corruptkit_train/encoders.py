@@ -113,11 +113,15 @@ class Encoder:
         return ids, mask
 
     def start_training(self) -> Any:
-        """A copy of the network for training: all weights but a pooler's, which comes after the states that are taken."""
+        """A copy of the network for training: all weights that its states depend on, which a pooler's are not."""
         network = copy.deepcopy(self.model).requires_grad_(requires_grad=True)
-        for name, weight in network.named_parameters():
-            if _POOLER in name:
-                weight.requires_grad_(requires_grad=False)
+        ids, mask = self.tokenize([""])
+        with torch.enable_grad():
+            states = network(input_ids=ids, attention_mask=mask.long() if self.config.mask_padding else None).last_hidden_state
+            found = torch.autograd.grad(states.sum(), list(network.parameters()), allow_unused=True)
+        for weight, gradient in zip(network.parameters(), found, strict=True):
+            # Processes that add up gradients would wait for one that never comes.
+            weight.requires_grad_(requires_grad=gradient is not None)
         return network
 
     def _split(self, captions: Sequence[str]) -> list[list[int]]:
@@ -251,7 +255,7 @@ def _check_words(place: str, model: Any, tokenizer: Any) -> None:
 def _check_length(config: TextEncoder, model: Any, tokenizer: Any) -> None:
     """More tokens than the encoder has positions are refused."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is None:  # T5: its positions are relative
+    if limit is None or limit < 0:  # T5, XLNet: their positions are relative
         return
     limit = min(limit, tokenizer.model_max_length)  # RoBERTa's positions begin at 2
     if config.max_tokens > limit:
