@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import corruptkit as ck
-from corruptkit_train.loop import Agreement
+from corruptkit_train.loop import Agreement, explain_parting
 from corruptkit_train.run import train_run
 from corruptkit_train.sharding import find_regions
 from tests.train.small import small_run, write_pictures
@@ -119,6 +119,18 @@ def test_accelerates_own_sharding_is_refused(source: Path, tmp_path: Path, monke
     with pytest.raises(ck.CatalogError, match=r"ACCELERATE_USE_FSDP: .*; state machine\.sharding = 'fsdp'"):
         train_run(small_run(), source, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_is_gone_is_named() -> None:
+    """In the words of gloo, as the others of a killed process hear of it; any other mistake is raised as it is."""
+    words = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:6865: Connection reset by peer."
+    with pytest.raises(ck.IntegrityError, match=r"WORLD_SIZE: one of 2 processes is gone, expected all of them"), explain_parting(2):
+        raise RuntimeError(words)
+    with pytest.raises(ck.IntegrityError), explain_parting(2):
+        raise torch.distributed.DistNetworkError("the client socket has timed out")
+    for world, mistake in ((1, words), (2, "shapes do not fit")):
+        with pytest.raises(RuntimeError, match=r"Read error|shapes"), explain_parting(world):
+            raise RuntimeError(mistake)
 
 
 def test_processes_leave_at_one_step() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from corruptkit_train.config import MachineConfig
 from corruptkit_train.draws import draw_normal
 from corruptkit_train.models import PixelUNetConfig, UNetConfig, build_model
 from corruptkit_train.models.dit import Mlp
+from corruptkit_train.run import train_run
 from corruptkit_train.step import TrainingStep, place_step
-from tests.train.small import small_run
+from tests.train.small import small_run, write_pictures
 
 _SHAPE: dict[str, Any] = {"channels": (8, 16), "attention": (False, True), "layers": 1, "norm_groups": 4}
 MODELS = {
@@ -63,6 +65,27 @@ def test_a_knob_changes_no_gradient(monkeypatch: pytest.MonkeyPatch, model: str,
     if knob == "compile":
         assert len(calls) == (2 if model == "dit" else 5)
         assert all(how == {"fullgraph": True, "dynamic": False} for how in calls)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor is being accessed:UserWarning")
+def test_networks_are_compiled_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch compiles a function for eight shapes at most: four networks of three levels each are more."""
+    compiler = torch.compile
+    monkeypatch.setattr(sharding.torch, "compile", lambda forward, **how: compiler(forward, backend="eager", **how))
+    config = UNetConfig(channels=(4, 8, 16), attention=(True, True, True), layers=1, norm_groups=4, heads=1, condition_width=8)
+    for count in (1, 2, 3, 4):
+        denoiser: Any = build_model(config, shape=(3, 8, 8), classes=4, seed=0)
+        sharding.compile_regions(denoiser)
+        told = denoiser.embed(Condition(ids=torch.zeros(count, dtype=torch.int64)))
+        denoiser(torch.zeros(count, 3, 8, 8), torch.zeros(count), told).sum().backward()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_convolutions_are_of_the_precision_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """torch has TF32 on for them unless it is told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision == "fp32")
+    train_run(small_run(images=16, precision=precision), write_pictures(tmp_path / "src"), tmp_path / "run")
+    assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -7,6 +7,7 @@ that was stopped and resumed is the run that was not, to the bit on a CPU.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ from corruptkit_train.meter import Meter, count_flops, find_peak
 from corruptkit_train.sharding import gather_tensors, whole_tensor
 from corruptkit_train.step import TrainingStep, place_step
 
+_BROKEN = re.compile(r"gloo/transport|NCCL.*(abort|remote|timed? ?out)", re.DOTALL)  # of what torch raises as any RuntimeError
 Grid = Callable[[dict[str, Tensor], int], object]  # draws a grid with averaged weights after so many images
 
 
@@ -71,6 +73,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
 
     # --- parts -------------------------------------------------------------------------------------------------------
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"  # torch's default is True: convolutions would be of less than float32
     denoiser.to(device)
     null = conditions.null.to(device)
     flops = count_flops(denoiser, null, device)  # type: ignore[arg-type]
@@ -92,7 +95,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
 
     # --- steps -------------------------------------------------------------------------------------------------------
     bar = tqdm(total=images, initial=seen, unit="img", disable=None if accelerator.is_main_process else True, smoothing=0.05)
-    with catch_signals() as stopped, explain_memory(small_memory(config, share)), bar:
+    with catch_signals() as stopped, explain_memory(small_memory(config, share)), explain_parting(world), bar:
         while seen < images:
             set_rate(optimiser, config.optimiser, seen)
             for turn in range(share.passes):
@@ -317,6 +320,18 @@ def explain_memory(problem: ck.Problem) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise ck.CatalogError(problem) from None
+
+
+@contextmanager
+def explain_parting(world: int) -> Iterator[None]:
+    """One line for a process that is gone: the others of the run wait for it, until the connection breaks."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world == 1 or not (isinstance(error, torch.distributed.DistError) or _BROKEN.search(str(error))):
+            raise
+        do = "look for what it said, then start the same command again to resume"
+        raise ck.IntegrityError(ck.Problem("WORLD_SIZE", f"one of {world} processes is gone", "all of them", do)) from None
 
 
 def write_log(file: Path, line: dict[str, Any]) -> None:
