@@ -37,6 +37,8 @@ def test_a_peak_is_stated_for_a_known_device(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA H800 PCIe", 756e12),
         ("NVIDIA GH200 480GB", 989e12),
         ("NVIDIA GB200", 2500e12),
         ("NVIDIA H20", 148e12),
@@ -52,7 +54,16 @@ def test_a_name_is_not_that_of_another(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 @pytest.mark.parametrize(
-    "name", ["NVIDIA RTX A4000", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", "Tesla T4"]
+    "name",
+    [
+        "NVIDIA RTX A4000",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4080 SUPER",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "Tesla T4",
+    ],
 )
 def test_a_device_that_is_not_in_the_table_is_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)

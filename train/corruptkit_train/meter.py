@@ -22,7 +22,9 @@ from corruptkit_train.models.denoiser import Denoiser
 _PEAKS = {
     "B200": (2250e12, 75e12),
     "GB200": (2500e12, 80e12),
+    "H800 PCIe": (756e12, 51e12),
     "H800": (989e12, 67e12),
+    "H200 NVL": (835e12, 60e12),
     "H200": (989e12, 67e12),
     "GH200": (989e12, 67e12),
     "H100 PCIe": (756e12, 51e12),
@@ -33,7 +35,6 @@ _PEAKS = {
     "A100": (312e12, 19.5e12),
     "A40": (149.7e12, 37.4e12),
     "A30": (165e12, 10.3e12),
-    "A10G": (70e12, 31.2e12),
     "A10": (125e12, 31.2e12),
     "L40S": (362e12, 91.6e12),
     "L40": (181e12, 90.5e12),
@@ -70,10 +71,10 @@ def find_peak(device: torch.device, precision: str) -> tuple[float, str]:
 
 def stated_peak(name: str, precision: str) -> float | None:
     """The peak FLOP/s of a device by its name, as the vendor states it."""
-    # A part of a card, and a card held down to a laptop's power, have less than what is stated.
-    part_of_one = "MIG" in name or "Laptop" in name
+    # A part of a card, and a card held down to a laptop's power, have less than what is stated; others of a name are other cards.
+    another = re.search(r"MIG|\b(Laptop|Ti|SUPER|D|Max-Q)\b", name)
     for part, (half, full) in _PEAKS.items():
-        if re.search(rf"\b{part}\b", name) and not part_of_one:
+        if re.search(rf"\b{part}\b", name) and not another:
             return {"bf16": half, "tf32": half / 2, "fp32": full}[precision]
     return None
 
