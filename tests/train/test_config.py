@@ -67,6 +67,15 @@ def test_changes_are_toml_or_text(file: Path) -> None:
     assert config.objective.schedule.name == "scaled_linear"  # type: ignore[union-attr]
 
 
+def test_a_table_that_an_earlier_run_had_none_of_can_be_set(file: Path, tmp_path: Path) -> None:
+    """run.json states null for it."""
+    earlier = tmp_path / "run.json"
+    earlier.write_text(json.dumps({"config": load_config(file).model_dump(mode="json")}))
+    found = load_config(earlier, ["latents.autoencoder=folder"]).latents
+    assert found is not None
+    assert found.autoencoder == "folder"
+
+
 def test_the_machine_and_the_length_are_no_part_of_a_run(file: Path) -> None:
     config = load_config(file)
     for change in ("images=512", "machine.workers=3", "machine.micro_batch=32", "machine.report=1"):

@@ -94,7 +94,7 @@ class MachineConfig(Part):
     sample: Annotated[int, Field(ge=0)] = 0  # images between two grids; 0: one at the end
     save: Annotated[int, Field(ge=0)] = 0  # images between two checkpoints; 0: one at the end
     keep: Positive = 2  # newest checkpoints that stay
-    keep_every: Annotated[int, Field(ge=0)] = 0  # checkpoints at multiples of so many images stay as well
+    keep_every: Annotated[int, Field(ge=0)] = 0  # the first checkpoint at or after each multiple of so many images stays as well
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # what draws the log's curves besides
 
 
@@ -214,7 +214,7 @@ def presets(family: str = "") -> dict[str, Path]:
 def read_table(name: str, changes: Sequence[str], known: Mapping[str, Path]) -> tuple[dict[str, Any], str]:
     """The table of a TOML file, of a run.json, or of one of the known presets, with `changes`; and the file that it is from."""
     path = Path(name)
-    if not path.exists() and "/" not in name and not name.endswith(".toml"):
+    if not path.exists() and "/" not in name and not name.endswith((".toml", ".json")):
         if name not in known:
             raise ck.CatalogError(ck.Problem(name, "no such preset", do=nearest_word(name, known)))
         path = known[name]
@@ -273,7 +273,9 @@ def _read_value(text: str) -> Any:
 def _step_into(spot: Any, name: str, change: str) -> Any:
     if isinstance(spot, list) and name.isdigit() and int(name) < len(spot):
         return spot[int(name)]
-    found = spot.setdefault(name, {}) if isinstance(spot, dict) else None
+    if isinstance(spot, dict) and spot.get(name) is None:  # absent, or stated by none: a run.json has null for it
+        spot[name] = {}
+    found = spot[name] if isinstance(spot, dict) else None
     if not isinstance(found, dict | list):
         raise ck.CatalogError(ck.Problem("--set", f"found '{change}', but '{name}' is no table", "a.b=value for a field b of a table a"))
     return found
