@@ -75,7 +75,7 @@ def measure_all(names: list[str], out: Path, limit: float, *, smoke: bool) -> No
         started = time.monotonic()
         failure = run_apart([name, str(out), *(["--smoke"] if smoke else [])], part.with_suffix(".log"), seconds)
         found[name] = (json.loads(part.read_text()) if part.exists() else {}) | {"seconds": round(time.monotonic() - started, 1)}
-        found[name] |= read_lines(out, name) if failure and "ours" not in found[name] else {}
+        found[name] |= read_lines(out, name) if failure else {}
         if failure:
             found[name]["failure"] = failure
         write_results(out, found)
@@ -107,7 +107,7 @@ def read_lines(out: Path, name: str) -> dict[str, Any]:
     """What a loop that did not end had logged."""
     log = out / f"{name.replace('/', '-')}-run" / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")][1:] if log.exists() else []
-    return {"ours": describe_lines(lines) | {"unfinished": True}} if lines else {}
+    return {"ours": describe_lines(lines) | {"unfinished": True}} if len(lines) > 1 else {}  # the second holds steps that were watched
 
 
 def describe_lines(lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def write_results(out: Path, found: dict[str, Any]) -> None:
 def result_line(name: str, result: dict[str, Any], aim: float | None) -> str:
     """A line of the table; what has not been measured is a dash."""
     ours, plain = result.get("ours"), result.get("plain")
-    shown = "-" if ours is None else f"{ours['images_per_s']:.1f}"
+    shown = "-" if ours is None else f"{ours['images_per_s']:.1f}" + ("" if ours.get("compiled", True) else " (not compiled)")
     share = "-" if ours is None else f"{ours['mfu']:.1%}"
     wanted = "-" if aim is None else f"{aim:.0%}, " + ("met" if ours is not None and ours["mfu"] >= aim else "MISSED")
     other = ["-", "-"] if plain is None else [f"{plain['images_per_s']:.1f}", f"{plain['mfu']:.1%}"]
@@ -167,7 +167,7 @@ def measure_model(name: str, out: Path, *, smoke: bool) -> None:
     model, shape, batch, _, _ = _MODELS[name]
     if smoke:
         model, shape, batch = _TINY[name], (shape[0], 8, 8), 16
-    config = describe_run(model, batch, device.type)
+    config = describe_run(model, batch)
     denoiser: Any = build_model(config.model, shape=shape, classes=_CLASSES, seed=0).to(device)
     from corruptkit_train.conditions import Condition
 
@@ -182,18 +182,20 @@ def measure_model(name: str, out: Path, *, smoke: bool) -> None:
     note(parameters=sum(weight.numel() for weight in denoiser.parameters()), peak=find_peak(device, "bf16"))
     plain = with_less(lambda count: time_plain(denoiser, count, flops / found["peak"][0], smoke=smoke), batch)
     note(plain=plain)
-    ours = with_less(lambda count: time_ours(describe_run(model, count, device.type), denoiser, out, name), batch)
-    note(batch=ours.pop("batch"), ours=ours)
+    # Not compiled first: should the compiler fail, or not end in its time, there is a number of ours.
+    # On a CPU, compiling a UNet takes longer than all the rest of --smoke.
+    for compiled in (False,) if smoke and model["kind"] == "unet" else (False, True):
+        settings = {"compiled": compiled, "channels_last": not smoke and model["kind"] == "unet"}
+        ours = with_less(lambda count: time_ours(describe_run(model, count, **settings), denoiser, out, name), batch)  # noqa: B023
+        note(batch=ours.pop("batch"), ours=ours | {"compiled": compiled}, **({} if compiled else {"eager": ours}))
 
 
-def describe_run(model: dict[str, Any], batch: int, device: str) -> Any:
+def describe_run(model: dict[str, Any], batch: int, *, compiled: bool = False, channels_last: bool = False) -> Any:
     from corruptkit_train.config import parse_config
 
-    unet = model["kind"] == "unet"
-    # On a CPU, compiling a UNet takes longer than all the rest of --smoke.
-    machine = {"compile": not unet or device == "cuda", "report": _REPORT, "channels_last": unet and device == "cuda"}
+    machine = {"compile": compiled, "report": _REPORT, "channels_last": channels_last}
     table = {
-        "images": batch * _REPORT * _LINES,
+        "images": batch * _REPORT * (_LINES if compiled else _LINES - 2),
         "precision": "bf16",
         "data": {"size": 32},
         "condition": {"kind": "class"},
@@ -305,6 +307,8 @@ def time_ours(config: Any, denoiser: Any, out: Path, name: str) -> dict[str, Any
     material = loop.Material(Latents(denoiser.sample_shape, waits), ClassConditions(lambda _: labels, _CLASSES, _ROWS))  # type: ignore[arg-type]
     loop.save_checkpoint = lambda out, *_: out  # type: ignore[assignment]  # ten gigabytes that are not what is timed
     accelerator = Accelerator(mixed_precision="no", cpu=next(denoiser.parameters()).device.type == "cpu")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # of the loops before
     began = time.perf_counter()
     loop.train_model(config, copy.deepcopy(denoiser), material, loop.Home(home, {}), images=config.images, accelerator=accelerator)
     lines = [json.loads(line) for line in (home / "log.jsonl").read_text().splitlines()]

@@ -86,3 +86,6 @@ def test_what_did_not_end_had_been_logged(tmp_path: Path) -> None:
         "unfinished": True,
     }
     assert gpu.read_lines(tmp_path, "LDM-4") == {}
+    eager = {"images_per_s": 9.0, "mfu": 0.3, "compiled": False}
+    gpu.write_results(tmp_path, {"LDM-4": {"batch": 8, "ours": eager, "failure": "not done within 0 s"}})
+    assert "| LDM-4 | 8 | 9.0 (not compiled) | 30.0% |" in (tmp_path / "results.md").read_text()
