@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from corruptkit_train import cost
 from corruptkit_train.cli import main
+from corruptkit_train.conditions import ClassConditions
 from corruptkit_train.config import load_config, parse_config
 from corruptkit_train.cost import MFU, estimate_alone
 from corruptkit_train.meter import count_flops
@@ -113,3 +115,14 @@ def test_a_run_tells_its_cost_before_it_starts(tmp_path: Path, capsys: pytest.Ca
     monkeypatch.setattr("corruptkit_train.cost._CHEAP", 0.0)
     train_run(small_run(images=16), source, tmp_path / "told")
     assert "estimate  16 images x " in capsys.readouterr().err
+
+
+def test_a_network_that_runs_with_numbers_alone_is_trained_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cost that cannot be told ends no run."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Tensor on device meta is not on the expected device cpu!")
+
+    monkeypatch.setattr(cost, "estimate_cost", fail)
+    nothing = ClassConditions(lambda _: torch.empty(0, dtype=torch.int64), 4, 0)
+    cost.tell_cost(small_run(), nothing, (3, 8, 8), 16)
