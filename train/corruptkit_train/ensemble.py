@@ -225,6 +225,7 @@ class _Training:
         self.players, self.images, self.device = players, images, find_device()
         self.config = players[0].config
         torch.set_float32_matmul_precision("high" if self.config.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = self.config.precision != "fp32"
         self.null = players[0].conditions.null.to(self.device)
         networks: list[Any] = [
             make_denoiser(player.config, player.conditions, player.opened.record["shape"]).to(self.device) for player in players
