@@ -87,7 +87,17 @@ VARIETY: dict[str, dict[str, Any]] = {
         "optimiser": {"warmup": 64, "decay": 0.1},
     },
     "flow in bf16": {"objective": {"kind": "flow", "times": "logit_normal"}, "precision": "bf16", "sampler": {"name": "euler"}},
-    "unet": {"model": {"kind": "unet", "channels": (8, 16), "attention": (False, True), "layers": 1, "norm_groups": 4, "heads": 2}},
+    "unet": {
+        "model": {
+            "kind": "unet",
+            "channels": (8, 16),
+            "attention": (False, True),
+            "layers": 1,
+            "norm_groups": 4,
+            "heads": 2,
+            "dropout": 0.5,
+        }
+    },
 }
 
 

@@ -32,6 +32,7 @@ PURPOSES = {
     "step": 13,
     "share": 14,
     "posterior": 15,
+    "units": 16,
 }
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -30,7 +30,7 @@ from corruptkit_train.config import OptimiserConfig, RunConfig
 from corruptkit_train.images import Feed, Share, read_batches
 from corruptkit_train.meter import Meter, count_flops, find_peak
 from corruptkit_train.sharding import gather_tensors, whole_tensor
-from corruptkit_train.step import TrainingStep, place_step
+from corruptkit_train.step import TrainingStep, place_step, seed_dropout
 
 _BROKEN = re.compile(r"gloo/transport|NCCL.*(abort|remote|timed? ?out)", re.DOTALL)  # of what torch raises as any RuntimeError
 Grid = Callable[[dict[str, Tensor], int], object]  # draws a grid with averaged weights after so many images
@@ -106,6 +106,7 @@ def train_model(  # noqa: PLR0915 - one loop, read from top to bottom
                 numbers, rows = copy_tensor(got.numbers, device), copy_tensor(got.rows, device)
                 clean = material.pictures.prepare(got.images.to(device, non_blocking=True), numbers, config.seed)
                 condition = conditions_of(conditions, got.rows, got.numbers // rows_in_all).to(device)
+                seed_dropout(config, got.numbers)
 
                 # Accumulate: the sum over a step of all passes and processes is the mean over its batch.
                 last = turn == share.passes - 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from corruptkit_train.conditions import Condition, embed_conditions
 from corruptkit_train.config import MachineConfig, RunConfig
-from corruptkit_train.draws import draw_normal
+from corruptkit_train.draws import draw_normal, draw_words
 from corruptkit_train.objectives import add_noise, denoising_loss, draw_times
 from corruptkit_train.perturbation import perturb_noise
 from corruptkit_train.sharding import compile_regions, shard_step
@@ -59,3 +59,9 @@ def place_step(step: TrainingStep, machine: MachineConfig, accelerator: Accelera
         return step
     wrapped: nn.Module = accelerator.prepare_model(step)
     return wrapped
+
+
+def seed_dropout(config: RunConfig, numbers: Tensor) -> None:
+    """Masks within a network are torch's own draws: its generator begins anew at each pass, by the pass's first image number."""
+    if getattr(config.model, "dropout", 0.0):
+        torch.manual_seed(int(draw_words(config.seed, "units", numbers[:1], 1)))

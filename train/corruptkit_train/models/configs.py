@@ -62,7 +62,7 @@ class _UNetConfig(_Config):
     channels: Sizes = Field(min_length=1)  # of each level
     layers: PositiveInt = 2  # residual blocks a level
     attention: Flags  # whether a level attends, for each
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # within residual blocks
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # within residual blocks; other masks with other micro-batches
     norm_groups: PositiveInt = 32  # of group norms
     table_std: float = Field(default=1.0, gt=0)  # of the class table at the start; a perturbation's strength is relative to it
 
