@@ -117,8 +117,10 @@ def test_a_run_tells_its_cost_before_it_starts(tmp_path: Path, capsys: pytest.Ca
     assert "estimate  16 images x " in capsys.readouterr().err
 
 
-def test_a_network_that_runs_with_numbers_alone_is_trained_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cost that cannot be told ends no run."""
+def test_a_network_that_runs_with_numbers_alone_is_trained_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cost that cannot be told ends no run; who asks for it alone is told why in a line."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Tensor on device meta is not on the expected device cpu!")
@@ -126,3 +128,9 @@ def test_a_network_that_runs_with_numbers_alone_is_trained_all_the_same(monkeypa
     monkeypatch.setattr(cost, "estimate_cost", fail)
     nothing = ClassConditions(lambda _: torch.empty(0, dtype=torch.int64), 4, 0)
     cost.tell_cost(small_run(), nothing, (3, 8, 8), 16)
+    folder = save_encoder(tmp_path / "encoder")
+    capsys.readouterr()  # transformers' bar
+    change = f"condition.encoder.name={folder}"
+    assert main(["estimate", "laptop-openmoji-text", "--set", change, "--set", "condition.encoder.max_tokens=6"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {folder}: its cost cannot be counted without numbers; start the run, which needs no estimate\n"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+import corruptkit as ck
 from corruptkit_train.autoencoders import load_autoencoder
 from corruptkit_train.conditions import Condition, Conditions, Teller
 from corruptkit_train.config import RunConfig
@@ -111,7 +112,11 @@ def estimate_alone(config: RunConfig) -> Estimate:
     encoder = config.condition.encoder
     if encoder.name == "minilm" or Path(encoder.name).expanduser().is_dir():
         teller = Teller(load_encoder(encoder))
-        return estimate_cost(config, teller([""]), shape=shape, text=teller.encoder, assumed=assumed)
+        try:
+            return estimate_cost(config, teller([""]), shape=shape, text=teller.encoder, assumed=assumed)
+        except (RuntimeError, NotImplementedError) as error:  # as in tell_cost
+            found, do = "its cost cannot be counted without numbers", "start the run, which needs no estimate"
+            raise ck.CatalogError(ck.Problem(encoder.name, found, do=do)) from error
     assumed.append("captions by a network like BERT-base: the text encoder is not here")
     null = (
         Condition(words=torch.zeros(1, encoder.max_tokens, dtype=torch.int64))
